@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a component is, and what a role must know about one: the Driver.
+
+A driver is one technology's knowledge (git, SQLite, a directory). It reads, proves, records and applies *versions*; the
+engine decides when. `record` makes a version out of what is live: a checkpoint when the service is healthy, the safety
+copy when it is broken. `apply` brings a version back: a rollback, and the undo of one. The smallest complete driver is
+in docs/writing-a-role.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Mapping
+
+from .errors import Refused
+
+# How a component reads against the plan.
+LIVE, TARGET, BETWEEN, OTHER = "live", "target", "between", "other"
+
+
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """A state that a component can be in, with everything needed to bring it back.
+
+    identity: JSON values; two versions with equal identity are the same. No secret, no digest of a short secret.
+    text: one line for people, e.g. "commit 4f2a91c (release 1.4)". No secret.
+    taken: when it was recorded (UTC); empty for a version that was only named.
+    artefacts: what the driver needs to recreate it: file names below `at`, sizes (bytes), digests, row counts.
+    at: absolute directory of the artefacts; empty when there are none.
+    """
+
+    identity: Mapping[str, Any]
+    text: str
+    taken: str = ""
+    artefacts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    at: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the version as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Version:
+        """Return the version that to_dict wrote."""
+        return cls(**{field.name: document[field.name] for field in dataclasses.fields(cls)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """What going to the target throws away.
+
+    since: UTC time of the backup; everything written after it is lost.
+    text: one line for people, e.g. "12 rows of orders written since 09:30:15".
+    tables: per table, rows only in the live database, rows only in the target, rows that differ.
+    """
+
+    since: str
+    text: str
+    tables: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What `check` found out about going to a target.
+
+    problems: each a sentence saying why it cannot work and what to do; empty when it can.
+    loss: what would be lost; None when nothing would.
+    seconds: expected duration of stage + apply; worst_seconds: the sum of deadlines.
+    needs_fence: writers must be kept away while this is applied.
+    notes: what the operator should know before going on.
+    facts: JSON values that the plan keeps (e.g. the alembic driver's "reversible").
+    """
+
+    problems: tuple[str, ...] = ()
+    loss: Loss | None = None
+    seconds: float = 1.0
+    worst_seconds: float = 60.0
+    needs_fence: bool = False
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One component's line of the plan.
+
+    action: "change"; "none" (already at the target); "follow" (a restart, needed only when something else changes);
+        "by:<component>" (another component's change brings this one along, e.g. a restored database its revision).
+    """
+
+    name: str
+    role: str
+    layer: str
+    live: Version
+    target: Version
+    action: str
+    finding: Finding
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Entry:
+        """Return the entry that to_dict wrote."""
+        finding = dict(document["finding"])
+        if finding["loss"] is not None:
+            finding["loss"] = Loss(**finding["loss"])
+        finding["problems"], finding["notes"] = tuple(finding["problems"]), tuple(finding["notes"])
+        return cls(
+            name=document["name"],
+            role=document["role"],
+            layer=document["layer"],
+            live=Version.from_dict(document["live"]),
+            target=Version.from_dict(document["target"]),
+            action=document["action"],
+            finding=Finding(**finding),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where and for what a driver works.
+
+    run: the run's id (lowercase, digits, dashes), to name what is kept.
+    work: private directory (0700) on the target for this run and component; survives the run until finalize.
+        None in preflight and in check mode: nothing may be written then.
+    reason: the operator's words, for commit messages; one line, already checked.
+    """
+
+    run: str = ""
+    work: Path | None = None
+    reason: str = ""
+
+
+class Driver(ABC):
+    """One component of one technology. Subclasses hold no state between calls but the options."""
+
+    layer: ClassVar[str]  # application, configuration, schema or data
+    # Identity keys that mean something only while nobody writes (a content digest of a database under traffic).
+    exact_keys: ClassVar[tuple[str, ...]] = ()
+    # "follow" for what is only restarted because something else changed.
+    default_action: ClassVar[str] = "change"
+    # Failpoint names, so that the kill matrix finds them all.
+    failpoints: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, options: Mapping[str, Any], place: Place) -> None:
+        """Keep the component's options (validated, defaults filled in from the role's argument spec) and its place."""
+        self.options = options
+        self.place = place
+        self.name: str = options["name"]
+
+    # -- reading; none of these changes anything ---------------------------------------------------------------------
+
+    @abstractmethod
+    def live(self, *, exact: bool) -> Version:
+        """Read what runs now. With exact, include the keys of exact_keys.
+
+        :raises Refused: when it cannot be read (missing, damaged, no permission), saying what was expected.
+        """
+
+    @abstractmethod
+    def resolve(self, want: Version | str) -> Version:
+        """Return the immutable version to go back to: one from a checkpoint (check that it is whole: digests of its
+        artefacts), or a name from the operator (a commit, a revision, a backup id) resolved now and never again.
+
+        :raises Refused: unknown, ambiguous or damaged; the message lists the candidates where there are any.
+        """
+
+    @abstractmethod
+    def check(self, live: Version, target: Version) -> Finding:
+        """Prove that going from live to target can work: tools, permissions, space, reversibility; all problems at once."""
+
+    def matches(self, reading: Version, version: Version, *, exact: bool) -> bool:
+        """Say whether a reading is that version: equal identities, apart from exact_keys unless exact."""
+        left_out = () if exact else self.exact_keys
+        keys = (set(reading.identity) | set(version.identity)) - set(left_out)
+        return all(reading.identity.get(key) == version.identity.get(key) for key in keys)
+
+    def state(self, entry: Entry, *, opened: bool) -> tuple[str, Version]:
+        """Read the component against the plan: LIVE, TARGET, BETWEEN (ours, half-way, can go on) or OTHER.
+
+        opened: traffic has returned since the target was reached, so exact_keys no longer count.
+        """
+        reading = self.live(exact=True)
+        if self.matches(reading, entry.target, exact=not opened):
+            return TARGET, reading
+        if self.matches(reading, entry.live, exact=False):
+            return LIVE, reading
+        return OTHER, reading
+
+    # -- changing ----------------------------------------------------------------------------------------------------
+
+    def stage(self, target: Version) -> None:  # noqa: B027 - taking part in staging is a role's choice
+        """Do what is slow and harmless while traffic still flows (copy aside, prove); idempotent, into place.work."""
+
+    @abstractmethod
+    def record(self, into: Path) -> Version:
+        """Make a version of what is live now, with copies of all that is needed to bring it back, durable in `into`
+        (an existing private directory; `at` of the result). The service is not changed."""
+
+    @abstractmethod
+    def apply(self, target: Version) -> None:
+        """Bring the component to target. Idempotent; at every instant wholly old or wholly new, also after SIGKILL or
+        power loss; keeps what it displaces. Does not decide whether it worked: the engine reads back.
+
+        :raises StepFailed: when it did not work; say what state things are in.
+        """
+
+    def finalize(self) -> list[str]:
+        """Remove what this run kept outside place.work, now that nobody needs the way back; return what was removed."""
+        return []
+
+
+class FenceDriver(Driver):
+    """A component that can keep traffic or writers away while data is changed."""
+
+    @abstractmethod
+    def closed(self) -> bool:
+        """Read whether the fence is closed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close it and read that back; idempotent."""
+
+    @abstractmethod
+    def open(self) -> None:
+        """Open it and read that back; idempotent."""
+
+
+def unknown_target(name: str, want: str, candidates: list[str], kind: str) -> Refused:
+    """Return the refusal for a target that does not exist: what was wanted and what there is."""
+    listed = ", ".join(candidates[:20]) if candidates else "none were found"
+    return Refused(
+        f"{name}: {kind} {want!r} does not exist. Known: {listed}. Nothing was changed.",
+        f"Name one of them: -e '{{\"rollback_to\": {{\"{name}\": \"...\"}}}}'",
+    )

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writing so that a power cut leaves the old content or the new one, never a mixture.
+
+A rename is atomic but not durable until its directory is synced: https://lwn.net/Articles/457667/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from .errors import RollbackError
+
+
+def now() -> str:
+    """Return the present time, UTC, as 2026-11-21T09:30:15Z."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_time(text: str) -> datetime:
+    """Return the time written as 2026-11-21T09:30:15Z (or with another offset) in UTC.
+
+    :raises ValueError: when text is not such a time.
+    """
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone; write it as 2026-11-21T09:30:15Z")
+    return moment.astimezone(timezone.utc)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and new names in the directory durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Replace path by content; after a crash at any moment path holds the old bytes or all of the new ones.
+
+    :raises OSError: when the file system refuses; path is then unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def canonical(document: Any) -> bytes:
+    """Return the one spelling of a JSON document that digests are made from."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def digest(document: Any) -> str:
+    """Return the sha256 of a JSON document's canonical spelling, as hexadecimal digits."""
+    return hashlib.sha256(canonical(document)).hexdigest()
+
+
+def write_document(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON document with its own digest beside it, atomically and durably."""
+    sealed = {"sha256": digest(document), "document": document}
+    write_atomic(path, json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+
+
+def read_document(path: Path) -> dict[str, Any] | None:
+    """Return a document that write_document wrote; None when there is none.
+
+    :raises RollbackError: when the file is damaged: its digest does not match or it is no JSON.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        sealed = json.loads(raw)
+        document = sealed["document"]
+        whole = isinstance(document, dict) and sealed["sha256"] == digest(document)
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise RollbackError(
+            f"{path} is damaged: its content does not match its own checksum.",
+            "Do not edit files of the state store. Restore this file from the host's backup, or move it away.",
+        )
+    return dict(document)
