@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every folder under molecule/ is a drill, and every drill has to hold.
+
+A drill really breaks a service, runs the shipped playbook as a person would, and has the result looked at from outside
+(testinfra). What a drill must not do is pass without having looked: molecule only warns when a scenario has no tests.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DRILLS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
+
+# Patience, not a measure of speed: a drill that hangs has to end before whoever waits for it gives up.
+PATIENCE_SECONDS = 900
+
+
+def test_there_are_drills() -> None:
+    """An empty folder would otherwise be the quickest way to a green run."""
+    assert DRILLS, "no drill found: molecule/*/molecule.yml"
+
+
+@pytest.mark.timeout(PATIENCE_SECONDS + 60)
+@pytest.mark.parametrize("drill", DRILLS)
+def test_drill(drill: str, tmp_path: Path, ansible_env: dict[str, str]) -> None:
+    """Run one drill from a clean start to its clean-up; show everything it said when it fails."""
+    env = ansible_env | {"MOLECULE_EPHEMERAL_DIRECTORY": str(tmp_path), "NO_COLOR": "1"}
+    del env["ANSIBLE_CONFIG"]  # molecule writes its own
+    process = subprocess.Popen(
+        ["molecule", "test", "--scenario-name", drill],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        pytest.fail(f"drill {drill} did not end within {PATIENCE_SECONDS} s:\n{output}")
+    assert process.returncode == 0, f"drill {drill} failed:\n{output}"
+    proofs = re.findall(r"=+ .*?(\d+) passed.*? =+", output)
+    assert proofs, f"drill {drill} proved nothing: it has no molecule/{drill}/tests/test_*.py that ran:\n{output}"
