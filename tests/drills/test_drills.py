@@ -34,7 +34,8 @@ def test_drill(drill: str, tmp_path: Path, ansible_env: dict[str, str]) -> None:
     env = ansible_env | {"MOLECULE_EPHEMERAL_DIRECTORY": str(tmp_path), "NO_COLOR": "1"}
     del env["ANSIBLE_CONFIG"]  # molecule writes its own
     process = subprocess.Popen(
-        ["molecule", "test", "--scenario-name", drill],
+        # Named, because molecule looks for it at the root of the git clone and says nothing when there is none.
+        ["molecule", "--base-config", ".config/molecule/config.yml", "test", "--scenario-name", drill],
         cwd=ROOT,
         env=env,
         stdout=subprocess.PIPE,
@@ -49,5 +50,5 @@ def test_drill(drill: str, tmp_path: Path, ansible_env: dict[str, str]) -> None:
         output, _ = process.communicate()
         pytest.fail(f"drill {drill} did not end within {PATIENCE_SECONDS} s:\n{output}")
     assert process.returncode == 0, f"drill {drill} failed:\n{output}"
-    proofs = re.findall(r"=+ .*?(\d+) passed.*? =+", output)
-    assert proofs, f"drill {drill} proved nothing: it has no molecule/{drill}/tests/test_*.py that ran:\n{output}"
+    proved = re.search(r"\b[1-9]\d* passed\b", output)
+    assert proved, f"drill {drill} proved nothing: no test of molecule/{drill}/tests/ ran:\n{output}"
