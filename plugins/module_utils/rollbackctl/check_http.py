@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The check `http`: what a URL answers, which version answers, and how fast.
+
+Redirects are not followed, proxies of the environment are not used: the answer comes from the address in the profile.
+A 200 alone proves little: a cache or an old process gives it too. So `version` compares what answers with what should
+run, and requests ask caches to stand aside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import json
+import math
+import re
+import socket
+import ssl
+import threading
+import time
+from typing import Any, Mapping
+from urllib.parse import urlsplit
+
+from .check_model import Context, Sample, bad, difference, good, is_range, number, shown, text_map_problem, unverified
+from .check_tcp import connection_words
+
+KEYS = frozenset(
+    {"url", "method", "status", "headers", "json", "contains", "version", "latency", "ca_file", "source"},
+)
+REQUIRED = ("url",)
+BODY_LIMIT = 1024 * 1024
+LATENCY_SAMPLES = 10
+_CHUNK = 65536
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes  # at most BODY_LIMIT + 1 bytes
+    seconds: float
+
+
+class _NoAnswer(Exception):  # noqa: N818 - as in errors.py, named for what happened
+    pass
+
+
+def problems(options: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the options; each a sentence that shows no secret."""
+    found = []
+    if url := _url_problem(options["url"]):
+        found.append(f"`url` {url}")
+    if headers := text_map_problem("headers", options.get("headers", {})):
+        found.append(headers)
+    version = options.get("version")
+    if version is not None and (("header" in version) == ("json" in version)):
+        found.append("`version` is read from either `header` or `json`")
+    if version is not None and (("value" in version) == ("component" in version)):
+        found.append("`version` is compared with either a `value` or that of a `component`")
+    latency = options.get("latency")
+    if latency is not None and (
+        latency["p95_seconds"] <= 0 or not 1 <= latency.get("samples", LATENCY_SAMPLES) <= 1000
+    ):
+        found.append("`latency` wants p95_seconds above 0 and 1 to 1000 samples")
+    if options.get("method") == "HEAD" and ({"json", "contains"} & set(options) or "json" in (version or {})):
+        found.append("a HEAD request has no body to look into; use GET")
+    return found
+
+
+def _url_problem(url: str) -> str:
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return "must be ASCII without spaces; write other characters as %XX"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "is not a URL"
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        return "must look like https://shop.example.com/health"
+    if parts.username is not None or parts.password is not None:
+        return "must not hold a user or password; put them into `headers`, as Authorization"
+    return ""
+
+
+def sample(options: Mapping[str, Any], context: Context, timeout: float) -> Sample:
+    """Ask once (for `latency`: as often as it says, within timeout seconds each) and judge the answer."""
+    times = int(options.get("latency", {}).get("samples", LATENCY_SAMPLES)) if "latency" in options else 1
+    metrics = options.get("source") == "metrics"
+    seconds: list[float] = []
+    verdict = good("")
+    for _ in range(times):
+        try:
+            answer = _ask(options, timeout)
+        except _NoAnswer as exc:
+            return unverified(f"the metrics backend: {exc}") if metrics else bad(str(exc))
+        seconds.append(answer.seconds)
+        verdict = _judge(options, context, answer, metrics=metrics)
+        if not verdict.ok:
+            return verdict
+    if "latency" in options:
+        return _judge_latency(seconds, float(options["latency"]["p95_seconds"]))
+    return good(f"{verdict.text} in {1000 * seconds[-1]:.0f} ms")
+
+
+def _judge_latency(seconds: list[float], limit: float) -> Sample:
+    """Take the 95th percentile by nearest rank: the smallest time that 95 % of the requests did not exceed."""
+    p95 = sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1]
+    text = f"p95 of {len(seconds)} requests is {1000 * p95:.0f} ms"
+    return good(text) if p95 <= limit else bad(f"{text}, expected at most {1000 * limit:.0f} ms")
+
+
+def _judge(options: Mapping[str, Any], context: Context, answer: _Answer, *, metrics: bool) -> Sample:
+    wanted = options.get("status") or [200]
+    if answer.status not in wanted:
+        text = f"answered {answer.status}, expected {' or '.join(str(status) for status in wanted)}"
+        if 300 <= answer.status < 400:
+            text += " (redirects are not followed)"
+        return unverified(f"the metrics backend {text}") if metrics else bad(text)
+    for judge in (_judge_body, _judge_version):
+        verdict = judge(options, context, answer)
+        if not verdict.ok:
+            return verdict
+    return verdict
+
+
+def _judge_body(options: Mapping[str, Any], context: Context, answer: _Answer) -> Sample:
+    del context
+    paths = options.get("json") or {}
+    if not paths and "contains" not in options:
+        return good("")
+    if len(answer.body) > BODY_LIMIT:
+        return bad(f"answered {answer.status} with more than {BODY_LIMIT // 1024} KiB; that is not looked into")
+    if "contains" in options and options["contains"].encode() not in answer.body:
+        return bad(f"answered {answer.status}, but without the text {shown(options['contains'])}")
+    metrics = options.get("source") == "metrics"
+    for path, wanted in paths.items():
+        try:
+            found = _look_up(answer.body, path)
+        except ValueError as exc:
+            return unverified(f"the metrics backend: {exc}") if metrics else bad(str(exc))
+        if metrics and is_range(wanted) and number(found) is None:
+            return unverified(f"the metrics backend has no number at {shown(path)}")
+        if unlike := difference(found, wanted):
+            return bad(f"{printable_path(path)} {unlike}")
+    return good("")
+
+
+def _judge_version(options: Mapping[str, Any], context: Context, answer: _Answer) -> Sample:
+    version = options.get("version")
+    if version is None:
+        return good(str(answer.status))
+    if "value" in version:
+        wanted: tuple[str, ...] = (version["value"],)
+    elif version["component"] in context.expect:
+        wanted = context.expect[version["component"]]
+    else:
+        return unverified(f"which version of {version['component']} should run is not known to this run")
+    if "header" in version:
+        found = answer.headers.get(version["header"])
+        if found is None:
+            return bad(f"answered {answer.status}, but without the header {shown(version['header'])}")
+    else:
+        try:
+            found = str(_look_up(answer.body, version["json"]))
+        except ValueError as exc:
+            return bad(str(exc))
+    if not any(same_version(found, one) for one in wanted):
+        return bad(f"version {shown(found)} answers, expected {' or '.join(shown(one) for one in wanted)}")
+    return good(f"{answer.status}; version {shown(found)}")
+
+
+def same_version(found: str, wanted: str) -> bool:
+    """Say whether two spellings name one version: equal, or two commit ids of which one abbreviates the other."""
+    one, other = found.strip(), wanted.strip()
+    if _COMMIT.fullmatch(one) and _COMMIT.fullmatch(other):
+        return one.startswith(other) or other.startswith(one)
+    return one == other
+
+
+def printable_path(path: str) -> str:
+    """Return a JSON path for a message."""
+    return shown(path)[1:-1]
+
+
+def _look_up(body: bytes, path: str) -> Any:
+    """Return the value at a dotted path ("data.result.0.value.1") of a JSON body.
+
+    :raises ValueError: no JSON, or nothing at that path.
+    """
+    if len(body) > BODY_LIMIT:
+        raise ValueError(f"the answer is larger than {BODY_LIMIT // 1024} KiB; that is not looked into")
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ValueError("the answer is not JSON") from None
+    for step in path.split("."):
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            raise ValueError(f"the answer has nothing at {shown(path)}")
+    return value
+
+
+def _ask(options: Mapping[str, Any], timeout: float) -> _Answer:
+    """Send one request; timeout seconds bound it as a whole, also against an answer that trickles in.
+
+    :raises _NoAnswer: no (whole) answer; the words name host and port, not the path: it may hold a token.
+    """
+    parts = urlsplit(options["url"])
+    host = str(parts.hostname)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        try:
+            trust = ssl.create_default_context(cafile=options.get("ca_file"))
+        except OSError as exc:
+            raise _NoAnswer(f"ca_file cannot be used: {exc.strerror or type(exc).__name__}") from None
+        connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=trust)
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=timeout)
+    headers = {"user-agent": "rollbackctl", "cache-control": "no-cache", "connection": "close"}
+    headers.update({name.lower(): value for name, value in options.get("headers", {}).items()})
+    started = time.monotonic()
+    expired = threading.Event()
+    # A socket's timeout begins anew with each byte; this one does not.
+    alarm = threading.Timer(timeout, _cut, (connection, expired))
+    alarm.daemon = True
+    alarm.start()
+    try:
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request(options.get("method", "GET"), target, headers=headers)
+        response = connection.getresponse()
+        body = _read(response)
+        if expired.is_set():
+            raise _NoAnswer(f"{host}:{port}: no whole answer within {timeout:g} s")
+        return _Answer(response.status, response.headers, body, time.monotonic() - started)
+    except (OSError, http.client.HTTPException) as exc:
+        if expired.is_set():
+            words = f"no whole answer within {timeout:g} s"
+        elif isinstance(exc, ssl.SSLCertVerificationError):
+            words = f"its certificate is not trusted: {exc.verify_message}"
+        elif isinstance(exc, OSError):
+            words = connection_words(exc, timeout)
+        else:
+            words = f"not a whole HTTP answer ({type(exc).__name__})"
+        raise _NoAnswer(f"{host}:{port}: {words}") from None
+    finally:
+        alarm.cancel()
+        connection.close()
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    body = bytearray()
+    while len(body) <= BODY_LIMIT:
+        chunk = response.read(min(_CHUNK, BODY_LIMIT + 1 - len(body)))
+        if not chunk:
+            break
+        body += chunk
+    # read(n) ends quietly when the connection breaks early: https://github.com/python/cpython/issues/55654
+    if len(body) <= BODY_LIMIT and response.length:
+        raise http.client.IncompleteRead(bytes(body[:0]), response.length)
+    return bytes(body)
+
+
+def _cut(connection: http.client.HTTPConnection, expired: threading.Event) -> None:
+    expired.set()
+    line = connection.sock
+    if line is not None:
+        try:
+            # Not the SSL socket's own shutdown: it would pull the TLS object from under the reading thread.
+            socket.socket.shutdown(line, socket.SHUT_RDWR)
+        except OSError:
+            pass  # Already closed: the request ended in the same instant.

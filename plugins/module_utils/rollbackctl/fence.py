@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Closing and opening what keeps traffic away while data is changed, and the watchdog that outlives the controller.
+
+The rule: what is behind a fence is opened only when read-back says that the service is wholly old or wholly new.
+Ansible runs neither rescue nor always when its controller is killed, so before a fence closes a process of our own is
+left on the target. It waits for the lease to end without a successor and then applies the same rule.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+from .component import TARGET, FenceDriver
+from .durable import write_document
+from .errors import LeaseHeld, RollbackError, StepFailed
+from .failpoints import VARIABLE, failpoint
+from .journal import Journal
+from .phases import Work, fence_is_closed, was_opened
+from .plan import Plan
+from .readback import NEW, OLD, Picture, place_of, read_service
+from .step import LOCK_WAIT_SECONDS, changing_step
+from .store import DirectoryStore
+
+FAILPOINTS = ("fence.watchdog.after", "fence.close.before", "fence.close.after", "fence.open.before", "fence.open.after")
+POLL_SECONDS = 0.5
+
+
+def close_fences(work: Work) -> None:
+    """Arm the watchdog, then close every fence of this role's components that the plan needs; idempotent."""
+    plan = work.plan()
+    fences = _fences(work)
+    if not plan.fence or not fences:
+        return
+    with changing_step(work.store, str(work.run["id"]), int(work.run["token"])) as journal:
+        if not fence_is_closed(journal.events()):
+            journal.append("fence-closing", components=[driver.name for driver in fences])
+        arm_watchdog(work.store, work.run, plan, fences, work.peers)
+        failpoint("fence.watchdog.after")
+        for driver in fences:
+            began = time.monotonic()
+            driver.place = place_of(work.store, work.run, driver.name)
+            already = driver.closed()
+            failpoint("fence.close.before")
+            driver.close()
+            failpoint("fence.close.after")
+            work.note(driver.name, "already" if already else "changed", "closed", began)
+        event = journal.append("fence-closed")
+        work.extra["fence"] = {"closed": event["at"]}
+
+
+def open_fences(work: Work) -> None:
+    """Open the fences when the service reads as wholly old or wholly new, then read back that what was to restart did.
+
+    :raises StepFailed: it reads as neither; the fences stay closed and the message says what comes next.
+    """
+    plan = work.plan()
+    run = str(work.run["id"])
+    fences = _fences(work)
+    with changing_step(work.store, run, int(work.run["token"])) as journal:
+        if fence_is_closed(journal.events()):
+            picture = read_service(work.store, work.run, plan, work.peers, opened=False)
+            if picture.word not in (OLD, NEW):
+                raise StepFailed(
+                    f"The fence stays closed: the service is {picture.word}. {picture.text}.", f"rollbackctl resume {run}"
+                )
+            for driver in fences:
+                began = time.monotonic()
+                _open(driver, work.store, work.run)
+                work.note(driver.name, "changed", f"opened; the service is {picture.word}", began, driver.live(exact=True).text)
+            event = journal.append("fence-opened", by="run", word=picture.word)
+            work.extra["fence"] = {"opened": event["at"], "by": "run"}
+        _started_anew(work, plan, journal)
+
+
+def _started_anew(work: Work, plan: Plan, journal: Journal) -> None:
+    """Read back that what follows a change was started anew; what never stopped in a run without changes need not be."""
+    if not any(event["event"] == "applied" for event in journal.events()):
+        return
+    for driver in work.drivers:
+        entry = plan.entry(driver.name)
+        if entry is None or entry.action != "follow":
+            continue
+        driver.place = place_of(work.store, work.run, driver.name)
+        state, reading = driver.state(entry, opened=True)
+        if state != TARGET:
+            raise StepFailed(f"{driver.name} was to be running anew but reads as {reading.text}.", "rollbackctl status")
+
+
+def _fences(work: Work) -> list[FenceDriver]:
+    return [d for d in work.drivers if isinstance(d, FenceDriver) and d.options.get("fence")]
+
+
+def _open(driver: FenceDriver, store: DirectoryStore, run: Mapping[str, Any]) -> None:
+    driver.place = place_of(store, run, driver.name)
+    failpoint("fence.open.before")
+    driver.open()
+    failpoint("fence.open.after")
+
+
+# -- the watchdog --------------------------------------------------------------------------------------------------------
+
+
+def arm_watchdog(
+    store: DirectoryStore,
+    run: Mapping[str, Any],
+    plan: Plan,
+    fences: Sequence[FenceDriver],
+    peers: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> None:
+    """Leave a process on this host that opens the fences by the rule when the lease ends without a successor.
+
+    It is forked from this one (all its code is loaded), in a session of its own, so it survives the controller, the SSH
+    connection and this module; its options, secrets included, are in its memory only.
+    """
+    from . import registry  # noqa: F401,PLC0415 - loaded now: the module's own files are gone when the watchdog needs them
+
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        _become_daemon()
+        _watch(store, run, plan, fences, peers)
+    finally:
+        os._exit(0)
+
+
+def _become_daemon() -> None:
+    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    os.environ.pop(VARIABLE, None)
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    # Also the kernel lock's descriptor: a lock belongs to the open file, which fork shares (flock(2)).
+    os.closerange(3, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 65536))
+
+
+def _watch(
+    store: DirectoryStore,
+    run: Mapping[str, Any],
+    plan: Plan,
+    fences: Sequence[FenceDriver],
+    peers: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> None:
+    identity, token = str(run["id"]), int(run["token"])
+    while True:
+        time.sleep(POLL_SECONDS)
+        if not fence_is_closed(store.journal(identity).events()):
+            return
+        lease = store.lease()
+        if lease is not None and (lease.run, lease.token) != (identity, token):
+            return
+        if lease is not None and store.lease_ends_in(lease) > 0:
+            continue
+        try:
+            with store.locked(LOCK_WAIT_SECONDS):
+                lease = store.lease()
+                if lease is not None and ((lease.run, lease.token) != (identity, token) or store.lease_ends_in(lease) > 0):
+                    continue
+                _open_by_rule(store, run, plan, fences, peers)
+                return
+        except LeaseHeld:
+            continue
+
+
+def _open_by_rule(
+    store: DirectoryStore,
+    run: Mapping[str, Any],
+    plan: Plan,
+    fences: Sequence[FenceDriver],
+    peers: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> None:
+    journal = store.journal(str(run["id"]))
+    picture: Picture = read_service(store, run, plan, peers, opened=was_opened(journal.events()))
+    report = {"word": picture.word, "text": picture.text, "opened": False, "message": ""}
+    try:
+        if picture.word in (OLD, NEW):
+            for driver in fences:
+                _open(driver, store, run)
+            journal.append("fence-opened", by="watchdog", word=picture.word)
+            report["opened"] = True
+        else:
+            report["message"] = f"The fence stays closed. Next: rollbackctl resume {run['id']}"
+    except (RollbackError, OSError) as error:
+        report["message"] = str(error)
+    write_document(Path(store.run_directory(str(run["id"]))) / "watchdog.json", report)

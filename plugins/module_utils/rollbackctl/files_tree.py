@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a directory tree is, for comparing and copying: names, types, modes, contents, link targets.
+
+Owners and times are copied but not compared: the same release unpacked by somebody else is the same release.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Iterable, Iterator
+
+from .errors import Refused
+from .names import printable
+
+DIRECTORY, FILE, LINK = "d", "f", "l"
+CHUNK = 1 << 20
+_MAX_DEPTH = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One name in a tree. path: relative, `/` between parts. size: bytes. target: of a symbolic link."""
+
+    path: str
+    kind: str
+    mode: int = 0
+    size: int = 0
+    sha256: str = ""
+    target: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A tree in short. digest: equal for equal trees; files: regular files and links; size: bytes of content."""
+
+    digest: str
+    entries: int
+    files: int
+    size: int
+
+    @property
+    def text(self) -> str:
+        """Return e.g. "412 files, 3.1 MB"."""
+        return f"{self.files} file{'' if self.files == 1 else 's'}, {bytes_text(self.size)}"
+
+
+def bytes_text(size: int) -> str:
+    """Return a number of bytes for people, e.g. 3.1 MB."""
+    amount = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "bytes" or amount >= 100 else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def summarise(items: Iterable[Item]) -> Summary:
+    """Return the summary of a tree, whatever order its items come in."""
+    digest = hashlib.sha256()
+    entries = files = size = 0
+    for item in sorted(items, key=lambda one: os.fsencode(one.path)):
+        fields = (item.path, item.kind, f"{item.mode:o}", str(item.size), item.sha256, item.target)
+        # NUL cannot be part of a name, so no two trees spell the same bytes.
+        digest.update(b"\0".join(os.fsencode(field) for field in fields) + b"\0\n")
+        entries += 1
+        files += item.kind != DIRECTORY
+        size += item.size
+    return Summary(digest.hexdigest(), entries, files, size)
+
+
+class Tally:
+    """Counts what is read, and refuses what is too much of it: a tree or an archive is never trusted to end.
+
+    max_bytes: of content; max_entries: names; seconds: from now on.
+    """
+
+    def __init__(self, what: str, max_bytes: int, max_entries: int, seconds: float) -> None:
+        self.what = what
+        self.max_bytes = max_bytes
+        self.max_entries = max_entries
+        self.seconds = seconds
+        self.ends = time.monotonic() + seconds
+        self.bytes = self.entries = 0
+
+    def add(self, size: int) -> None:
+        """Count one more entry of size bytes.
+
+        :raises Refused: over a limit.
+        """
+        self.entries += 1
+        self.bytes += size
+        if self.entries > self.max_entries:
+            raise Refused(
+                f"{self.what} holds more than {self.max_entries} names, the limit. Nothing was changed.",
+                "If that is right, set a higher max_entries for this component.",
+            )
+        if self.bytes > self.max_bytes:
+            raise Refused(
+                f"{self.what} holds more than {bytes_text(self.max_bytes)}, the limit. Nothing was changed.",
+                "If that is right, set a higher max_bytes for this component.",
+            )
+        self.clock()
+
+    def clock(self) -> None:
+        """Check the time.
+
+        :raises Refused: when it is over.
+        """
+        if time.monotonic() > self.ends:
+            raise Refused(
+                f"{self.what} could not be read within {self.seconds:g} seconds. Nothing was changed.",
+                "Look at the load of the host's disks; if it is only slow, set a higher timeout for this component.",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """One name met by walk. info: os.stat_result; handle: open descriptor of a regular file, closed after the turn."""
+
+    path: str
+    info: os.stat_result
+    handle: int = -1
+    target: str = ""
+
+
+def left_out(path: str, exclude: Iterable[str]) -> bool:
+    """Say whether a relative path, or a folder it is in, is excluded: by its name or by its whole path."""
+    parts = path.split("/")
+    return any(
+        fnmatch.fnmatchcase(part, pattern) or fnmatch.fnmatchcase("/".join(parts[: depth + 1]), pattern)
+        for depth, part in enumerate(parts)
+        for pattern in exclude
+    )
+
+
+def walk(root: Path, exclude: Iterable[str], tally: Tally) -> Iterator[Found]:
+    """Yield everything below root, folders before their content, in a fixed order; sockets and pipes are left out.
+
+    Symbolic links are never followed, not even one that is put in a folder's place meanwhile: the tree may belong to a
+    less privileged user.
+
+    :raises Refused: over a limit of tally, devices, or too deep.
+    :raises OSError: unreadable, or changed while being read.
+    """
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield from _walk(top, "", tuple(exclude), tally)
+    finally:
+        os.close(top)
+
+
+def _walk(directory: int, prefix: str, exclude: tuple[str, ...], tally: Tally) -> Iterator[Found]:
+    if prefix.count("/") > _MAX_DEPTH:
+        raise Refused(f"{tally.what} is more than {_MAX_DEPTH} folders deep. Nothing was changed.")
+    for name in sorted(os.listdir(directory)):
+        path = prefix + name
+        if left_out(path, exclude):
+            continue
+        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISLNK(info.st_mode):
+            tally.add(0)
+            yield Found(path, info, target=os.readlink(name, dir_fd=directory))
+        elif stat.S_ISREG(info.st_mode):
+            yield from _file(directory, name, path, tally)
+        elif stat.S_ISDIR(info.st_mode):
+            child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                tally.add(0)
+                yield Found(path, os.fstat(child))
+                yield from _walk(child, path + "/", exclude, tally)
+            finally:
+                os.close(child)
+        elif not (stat.S_ISSOCK(info.st_mode) or stat.S_ISFIFO(info.st_mode)):
+            raise Refused(
+                f"{tally.what} holds the device {printable(path)}; only files, folders and links can be kept. "
+                "Nothing was changed."
+            )
+
+
+def _file(directory: int, name: str, path: str, tally: Tally) -> Iterator[Found]:
+    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        info = os.fstat(handle)
+        if not stat.S_ISREG(info.st_mode):
+            raise Refused(f"{tally.what}: {printable(path)} changed while it was being read. Nothing was changed.")
+        tally.add(info.st_size)
+        yield Found(path, info, handle)
+    finally:
+        os.close(handle)
+
+
+def item_of(found: Found, size: int = 0, sha256: str = "") -> Item:
+    """Return what is compared of a name that walk met; size and digest of a file as they were read."""
+    mode = stat.S_IMODE(found.info.st_mode)
+    if stat.S_ISLNK(found.info.st_mode):
+        return Item(found.path, LINK, target=found.target)
+    if stat.S_ISDIR(found.info.st_mode):
+        return Item(found.path, DIRECTORY, mode)
+    return Item(found.path, FILE, mode, size, sha256)
+
+
+def read_tree(root: Path, exclude: Iterable[str], tally: Tally) -> Summary:
+    """Read a directory and return its summary.
+
+    :raises Refused: see walk.
+    :raises OSError: see walk.
+    """
+    items = []
+    for found in walk(root, exclude, tally):
+        size, digest = 0, hashlib.sha256()
+        while found.handle >= 0:
+            chunk = os.read(found.handle, CHUNK)
+            if not chunk:
+                break
+            tally.clock()
+            size += len(chunk)
+            digest.update(chunk)
+        items.append(item_of(found, size, digest.hexdigest()))
+    return summarise(items)

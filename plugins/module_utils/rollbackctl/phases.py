@@ -1,0 +1,425 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What each phase does with a role's components. Modules call run_phase; drivers do the work; this decides the order.
+
+Every phase reads the plan from the store and compares it with what is live, so running a phase again is harmless:
+that is all that a resume is.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Mapping
+
+from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Finding, Place, Version
+from .durable import now
+from .errors import Refused, RollbackError, StateOther, StepFailed
+from .journal import Journal
+from .names import printable
+from .plan import Plan, Proposal
+from .readback import captured, place_of
+from .step import changing_step, deadline
+from .store import DirectoryStore, open_store
+
+PHASE_ARGUMENTS: dict[str, Any] = {
+    "phase": {"type": "str", "required": True},
+    "role": {"type": "str", "required": True},
+    "components": {"type": "list", "elements": "dict", "required": True, "no_log": True},
+    "peers": {"type": "dict", "default": {}, "no_log": True},
+    "run": {"type": "dict", "required": True},
+}
+MINIMUM_DEADLINE_SECONDS = 30.0
+
+
+@dataclass
+class Work:
+    """One call of a role's module: the phase, its run and what came of each component."""
+
+    phase: str
+    role: str
+    run: Mapping[str, Any]
+    drivers: list[Driver]
+    store: DirectoryStore
+    peers: Mapping[str, Any] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    proposals: list[dict[str, Any]] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, name: str, status: str, text: str, began: float, read_back: str = "") -> None:
+        """Add one component's line to the result. began: from time.monotonic()."""
+        self.steps.append(
+            {
+                "phase": self.phase,
+                "role": self.role,
+                "component": name,
+                "status": status,
+                "text": printable(text),
+                "read_back": printable(read_back),
+                "seconds": round(time.monotonic() - began, 4),
+            }
+        )
+
+    def plan(self) -> Plan:
+        """Return the run's plan from the store."""
+        document = self.store.read_plan(str(self.run["id"]))
+        if document is None:
+            raise Refused(f"Run {self.run['id']} has no plan in {self.store.path}. Nothing was changed by this step.")
+        return Plan.from_dict(document)
+
+
+def run_phase(driver_class: type[Driver], params: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
+    """Run one phase for all of a role's components and return the module's result.
+
+    The result has `rollbackctl` (steps, proposals) also when it failed; nothing in it is secret.
+    """
+    began = time.monotonic()
+    run = params["run"]
+    work = Work(params["phase"], params["role"], run, [], open_store(run["state"]), params["peers"])
+    try:
+        handler = _HANDLERS.get(work.phase)
+        if handler is None:
+            raise Refused(f"There is no phase {work.phase!r}; known: {', '.join(_HANDLERS)}.")
+        if check_mode and work.phase != "preflight":
+            raise Refused(f"Phase {work.phase} does not run in check mode.")
+        place = Place(run=run["id"], reason=run.get("reason", ""))
+        for options in params["components"]:
+            work.drivers.append(driver_class(options, place))
+        handler(work)
+    except RollbackError as error:
+        return _result(work, began, failed=True, msg=error.message, next_step=error.next_step)
+    except OSError as error:
+        return _result(work, began, failed=True, msg=f"{work.role}, phase {work.phase}: {error}", next_step="")
+    return _result(work, began)
+
+
+def _result(work: Work, began: float, **more: Any) -> dict[str, Any]:
+    facts = {
+        "phase": work.phase,
+        "role": work.role,
+        "steps": work.steps,
+        "proposals": work.proposals,
+        "seconds": round(time.monotonic() - began, 4),
+        **work.extra,
+    }
+    changed = any(step["status"] == "changed" for step in work.steps)
+    if "msg" in more:
+        more["msg"] = printable(more["msg"])
+    return {"changed": changed, "rollbackctl": facts, **more}
+
+
+# -- preflight: reads and proves, writes nothing -------------------------------------------------------------------------
+
+
+def _preflight(work: Work) -> None:
+    resumed = work.plan() if work.run.get("resume") else None
+    for driver in work.drivers:
+        began = time.monotonic()
+        if resumed is not None:
+            _preflight_resumed(work, driver, resumed.entry(driver.name), began)
+        else:
+            _propose(work, driver, began)
+
+
+def _propose(work: Work, driver: Driver, began: float) -> None:
+    live: Version | None = None
+    target: Version | None = None
+    problems: list[str] = []
+    finding = Finding()
+    try:
+        live = driver.live(exact=True)
+        want = wanted(work, driver, live)
+        if want is None:
+            work.note(driver.name, "ok", f"live: {live.text}; this run leaves it alone", began)
+            return
+        target = driver.resolve(want)
+        finding = driver.check(live, target)
+        problems += finding.problems
+    except (RollbackError, OSError) as error:
+        problems.append(str(error))
+    already = live is not None and target is not None and driver.matches(live, target, exact=True)
+    proposal = Proposal(
+        name=driver.name,
+        role=work.role,
+        layer=driver.layer,
+        live=live,
+        target=target,
+        finding=_with_problems(finding, problems),
+        default_action=driver.default_action,
+        exact_keys=driver.exact_keys,
+        restored_by=str(driver.options.get("restored_by") or ""),
+        strategy=str(driver.options.get("strategy") or "propose"),
+        already=already,
+    )
+    work.proposals.append(proposal.to_dict())
+    text = f"{live.text if live else 'could not be read'} -> {target.text if target else 'no target'}"
+    work.note(driver.name, "refused" if problems else "ok", "; ".join(problems) or text, began)
+
+
+def _with_problems(finding: Finding, problems: list[str]) -> Finding:
+    values = {**vars(finding), "problems": tuple(problems)}
+    return Finding(**values)
+
+
+def wanted(work: Work, driver: Driver, live: Version) -> Version | str | None:
+    """Return what a component is to go back to: the operator's word first, then the checkpoint, or the undone run's
+    capture. None when an undo leaves the component alone.
+
+    :raises Refused: nothing names a target.
+    """
+    run = work.run
+    if driver.default_action == "follow":
+        return live
+    named = run.get("to", {}).get(driver.name)
+    if named:
+        return str(named)
+    if run["kind"] == "undo":
+        return captured(work.store, run["undoes"], driver.name)
+    if run.get("checkpoint"):
+        for document in work.store.checkpoints():
+            if document["id"] == run["checkpoint"] and driver.name in document.get("components", {}):
+                return Version.from_dict(document["components"][driver.name])
+        raise Refused(f"Checkpoint {run['checkpoint']} does not hold {driver.name}.", _name_it(driver.name))
+    known = [f"{d['id']} ({d['state']}, {d['taken']})" for d in work.store.checkpoints()]
+    raise Refused(
+        f"There is no proven checkpoint to take {driver.name} back to. Candidates: {', '.join(known) or 'none'}. "
+        "Name one with rollback_checkpoint, or this component's version with rollback_to.",
+        _name_it(driver.name),
+    )
+
+
+def _name_it(name: str) -> str:
+    return f"-e '{{\"rollback_to\": {{\"{name}\": \"VERSION\"}}}}'"
+
+
+def _preflight_resumed(work: Work, driver: Driver, entry: Entry | None, began: float) -> None:
+    if entry is None:
+        return
+    journal = work.store.journal(str(work.run["id"])).events()
+    driver.place = place_of(work.store, work.run, driver.name)
+    state, reading = driver.state(entry, opened=was_opened(journal))
+    if state == OTHER and entry.action not in ("keep", "follow"):
+        text = f"reads as {reading.text}; the plan knows {entry.live.text} and {entry.target.text}"
+        work.note(driver.name, "refused", text, began)
+        raise StateOther(
+            f"{driver.name} {text}. Somebody else changed it since the run began. This step changed nothing.",
+            "Find out who did, then start a new run (its plan will see the present state).",
+        )
+    work.note(driver.name, "ok", f"reads as {state}: {reading.text}", began)
+
+
+# -- phases that prepare or change ---------------------------------------------------------------------------------------
+
+
+def _each(work: Work, do: Callable[[Driver, Entry, Journal], None], actions: tuple[str, ...] = ("change",)) -> None:
+    """Do something with every component of this role that the plan changes, inside one changing step."""
+    plan = work.plan()
+    todo = [(driver, entry) for driver in work.drivers if (entry := plan.entry(driver.name)) and entry.action in actions]
+    if not todo:
+        return
+    with changing_step(work.store, str(work.run["id"]), int(work.run["token"])) as journal:
+        for driver, entry in todo:
+            driver.place = place_of(work.store, work.run, driver.name)
+            limit = max(MINIMUM_DEADLINE_SECONDS, entry.finding.worst_seconds)
+            with deadline(limit, f"{driver.name}, phase {work.phase}"):
+                do(driver, entry, journal)
+
+
+def _stage(work: Work) -> None:
+    def stage(driver: Driver, entry: Entry, journal: Journal) -> None:
+        began = time.monotonic()
+        if driver.state(entry, opened=was_opened(journal.events()))[0] != TARGET:
+            driver.stage(entry.target)
+            work.note(driver.name, "ok", f"prepared: {entry.target.text}", began)
+
+    _each(work, stage)
+
+
+def _capture(work: Work) -> None:
+    def capture(driver: Driver, entry: Entry, journal: Journal) -> None:
+        began = time.monotonic()
+        state, reading = driver.state(entry, opened=was_opened(journal.events()))
+        if state == OTHER:
+            raise _other(driver, entry, reading)
+        if state == LIVE:
+            version = capture_once(work.store, work.run, driver, reading, journal)
+            work.note(driver.name, "ok", f"kept: {version.text}", began)
+
+    _each(work, capture)
+
+
+def capture_once(
+    store: DirectoryStore, run: Mapping[str, Any], driver: Driver, reading: Version, journal: Journal
+) -> Version:
+    """Keep what is live, unless what is kept already is just that (a resumed run never overwrites what it kept)."""
+    kept = captured(store, str(run["id"]), driver.name)
+    if kept is not None and driver.matches(reading, kept, exact=True):
+        return kept
+    count = sum(1 for event in journal.events() if event["event"] == "captured" and event["component"] == driver.name)
+    into = store.kept_directory(str(run["id"]), driver.name) / f"before-{count + 1}"
+    into.mkdir(mode=0o700, exist_ok=True)
+    version = driver.record(into)
+    journal.append("captured", component=driver.name, version=version.to_dict())
+    return version
+
+
+def _rollback(work: Work) -> None:
+    def rollback(driver: Driver, entry: Entry, journal: Journal) -> None:
+        began = time.monotonic()
+        events = journal.events()
+        if entry.action == "follow" and fence_is_closed(events):
+            work.note(driver.name, "ok", "starts when the fence opens", began)
+            return
+        state, reading = driver.state(entry, opened=was_opened(events))
+        if state == TARGET:
+            work.note(driver.name, "already", entry.target.text, began, reading.text)
+            return
+        if state == OTHER and entry.action != "follow":
+            raise _other(driver, entry, reading)
+        if state == LIVE:
+            capture_once(work.store, work.run, driver, reading, journal)
+        journal.append("begin", component=driver.name, target=entry.target.text)
+        driver.apply(entry.target)
+        state, reading = driver.state(entry, opened=False)
+        if state != TARGET:
+            raise StepFailed(
+                f"{driver.name} was put back but reads as {reading.text}, not as {entry.target.text}.",
+                f"rollbackctl resume {work.run['id']}",
+            )
+        journal.append("applied", component=driver.name, read_back=reading.text)
+        work.note(driver.name, "changed", entry.target.text, began, reading.text)
+
+    _each(work, rollback, actions=("change", "follow"))
+
+
+def _undo(work: Work) -> None:
+    """Take back what this run changed. A component nobody touched is left alone, and so is data written since."""
+
+    def undo(driver: Driver, entry: Entry, journal: Journal) -> None:
+        began = time.monotonic()
+        events = journal.events()
+        if not any(e["event"] == "begin" and e["component"] == driver.name for e in events):
+            return
+        if entry.action == "follow":
+            if not fence_is_closed(events):
+                driver.apply(entry.live)
+                work.note(driver.name, "changed", "restarted", began, driver.live(exact=True).text)
+            return
+        before = captured(work.store, str(work.run["id"]), driver.name)
+        state, reading = driver.state(entry, opened=False)
+        if before is None or driver.matches(reading, before, exact=True):
+            work.note(driver.name, "already", entry.live.text, began, reading.text)
+            return
+        if state not in (TARGET, BETWEEN):
+            raise StepFailed(
+                f"{driver.name} reads as {reading.text}: it was written to after the change, and nothing automatic throws "
+                "such writes away. It was left as it is.",
+                f"rollbackctl resume {work.run['id']}    or    rollbackctl undo {work.run['id']}",
+            )
+        journal.append("reverse", component=driver.name)
+        driver.apply(before)
+        reading = driver.live(exact=True)
+        if not driver.matches(reading, before, exact=True):
+            raise StepFailed(f"{driver.name} was to go back to {before.text} but reads as {reading.text}.")
+        journal.append("reversed", component=driver.name, read_back=reading.text)
+        work.note(driver.name, "changed", before.text, began, reading.text)
+
+    _each(work, undo, actions=("change", "follow"))
+
+
+def _other(driver: Driver, entry: Entry, reading: Version) -> StateOther:
+    return StateOther(
+        f"{driver.name} reads as {reading.text}; the plan knows only {entry.live.text} and {entry.target.text}. "
+        "Somebody else changed it: it was left as it is.",
+        "Find out who did, then start a new run.",
+    )
+
+
+def _verify(work: Work) -> None:
+    plan = work.plan()
+    events = work.store.journal(str(work.run["id"])).events()
+    wrong = []
+    for driver in work.drivers:
+        entry = plan.entry(driver.name)
+        began = time.monotonic()
+        if entry is None or entry.action == "keep" or (entry.action == "follow" and fence_is_closed(events)):
+            continue
+        driver.place = place_of(work.store, work.run, driver.name)
+        state, reading = driver.state(entry, opened=was_opened(events))
+        if entry.action == "none" and driver.default_action == "follow":
+            state = TARGET
+        work.note(driver.name, "ok" if state == TARGET else "failed", f"reads as {state}", began, reading.text)
+        if state != TARGET:
+            wrong.append(f"{driver.name} reads as {reading.text}, not as {entry.target.text}")
+    if wrong:
+        raise StepFailed(". ".join(wrong) + ".", f"rollbackctl resume {work.run['id']}")
+
+
+def _checkpoint(work: Work) -> None:
+    run = work.run
+    with changing_step(work.store, str(run["id"]), int(run["token"])) as journal:
+        for driver in work.drivers:
+            began = time.monotonic()
+            named = run.get("to", {}).get(driver.name)
+            into = work.store.checkpoint_directory(str(run["checkpoint"])) / driver.name
+            if driver.default_action == "follow":
+                continue
+            if named:
+                version = driver.resolve(str(named))
+            else:
+                into.mkdir(mode=0o700, parents=True, exist_ok=True)
+                version = driver.record(into)
+            if not version.taken:
+                version = Version(**{**vars(version), "taken": now()})
+            journal.append("recorded", component=driver.name, version=version.to_dict(), exact_keys=driver.exact_keys)
+            work.note(driver.name, "changed", version.text, began)
+
+
+def _finalize(work: Work) -> None:
+    run = work.run
+    finished = str(run["undoes"])
+    with changing_step(work.store, str(run["id"]), int(run["token"])):
+        for driver in work.drivers:
+            began = time.monotonic()
+            driver.place = place_of(work.store, {**run, "id": finished}, driver.name)
+            removed = driver.finalize()
+            if removed:
+                work.note(driver.name, "changed", f"removed {', '.join(removed)}", began)
+
+
+def _fence(work: Work) -> None:
+    from .fence import close_fences  # noqa: PLC0415 - fence imports every driver; other modules need not carry them
+
+    close_fences(work)
+
+
+def _resume(work: Work) -> None:
+    from .fence import open_fences  # noqa: PLC0415 - as above
+
+    open_fences(work)
+
+
+def fence_is_closed(events: list[dict[str, Any]]) -> bool:
+    """Say whether the last word of the journal about the fence is that it is closed, or about to be."""
+    words = [event["event"] for event in events if event["event"] in ("fence-closing", "fence-opened")]
+    return bool(words) and words[-1] == "fence-closing"
+
+
+def was_opened(events: list[dict[str, Any]]) -> bool:
+    """Say whether traffic may have written since the targets were reached: a fence was opened after the last change, or
+    the run has ended."""
+    last_change = max((i for i, e in enumerate(events) if e["event"] in ("applied", "reversed")), default=-1)
+    return last_change >= 0 and any(e["event"] in ("fence-opened", "finished") for e in events[last_change:])
+
+
+_HANDLERS: dict[str, Callable[[Work], None]] = {
+    "preflight": _preflight,
+    "stage": _stage,
+    "fence": _fence,
+    "capture": _capture,
+    "rollback": _rollback,
+    "verify": _verify,
+    "undo": _undo,
+    "resume": _resume,
+    "checkpoint": _checkpoint,
+    "finalize": _finalize,
+}

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading a whole service back against its plan: is it wholly old, wholly new, or neither?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Mapping, Sequence
+
+from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Place, Version
+from .errors import RollbackError
+from .plan import Plan
+from .store import DirectoryStore
+
+OLD, NEW, NEITHER, STRANGE = "wholly old", "wholly new", "neither old nor new", "changed by somebody else"
+
+
+@dataclass(frozen=True)
+class Component:
+    """One component as it reads now. state: live, target, between, other, or unread."""
+
+    name: str
+    state: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A service as it reads now."""
+
+    components: tuple[Component, ...]
+
+    @property
+    def word(self) -> str:
+        """Return OLD, NEW, NEITHER or STRANGE. A service without changing components is both; NEW is said."""
+        states = {component.state for component in self.components}
+        if states <= {TARGET}:
+            return NEW
+        if states <= {LIVE}:
+            return OLD
+        return NEITHER if states <= {TARGET, LIVE, BETWEEN} else STRANGE
+
+    @property
+    def text(self) -> str:
+        """Return one line for people."""
+        return ", ".join(f"{c.name}: {c.state} ({c.text})" for c in self.components) or "nothing to read"
+
+
+def captured(store: DirectoryStore, run: str, component: str) -> Version | None:
+    """Return what a run kept of a component last before changing it; None when it kept nothing."""
+    for event in reversed(store.journal(run).events()):
+        if event["event"] == "captured" and event["component"] == component:
+            return Version.from_dict(event["version"])
+    return None
+
+
+def place_of(store: DirectoryStore, run: Mapping[str, Any], component: str) -> Place:
+    """Return where a driver may keep things of this run."""
+    work = store.kept_directory(str(run["id"]), component)
+    return Place(run=str(run["id"]), work=work, reason=str(run.get("reason", "")))
+
+
+def read_component(store: DirectoryStore, run: str, driver: Driver, entry: Entry, *, opened: bool) -> Component:
+    """Read one component against the plan. What was kept counts as old only when it is exactly that."""
+    try:
+        state, reading = driver.state(entry, opened=opened)
+        before = captured(store, run, entry.name)
+        if before is not None and state != TARGET and driver.matches(reading, before, exact=not opened):
+            state = LIVE
+        elif before is not None and state == LIVE and not opened:
+            state = OTHER
+    except (RollbackError, OSError) as error:
+        return Component(entry.name, "unread", str(error))
+    return Component(entry.name, state, reading.text)
+
+
+def read_service(
+    store: DirectoryStore, run: Mapping[str, Any], plan: Plan, peers: Mapping[str, Sequence[Mapping[str, Any]]], *, opened: bool
+) -> Picture:
+    """Read every component that the plan changes.
+
+    peers: per role, the components' options. A component whose role has no registered driver reads as unread.
+    """
+    from .registry import DRIVERS  # noqa: PLC0415 - the drivers use this file
+
+    options = {item["name"]: (role, item) for role, items in peers.items() for item in items}
+    found = []
+    for entry in plan.entries:
+        if entry.action in ("none", "keep", "follow"):
+            continue
+        role, item = options.get(entry.name, ("", {}))
+        if role not in DRIVERS:
+            found.append(Component(entry.name, "unread", f"no driver is registered for {entry.role}"))
+            continue
+        driver = DRIVERS[role](item, place_of(store, run, entry.name))
+        found.append(read_component(store, str(run["id"]), driver, entry, opened=opened))
+    return Picture(tuple(found))

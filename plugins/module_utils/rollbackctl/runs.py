@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Opening a run, writing its plan and ending it: what the guard, the plan and the finish do on the service's host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+from . import outcome
+from .component import TARGET
+from .durable import now
+from .errors import LeaseHeld, Refused, RollbackError
+from .ledger import choose_checkpoint, finish_checkpoint, lift_quarantine, quarantine_combination, release
+from .names import is_run_id
+from .phases import fence_is_closed, was_opened
+from .plan import Plan, Proposal, Request, combination, compose
+from .readback import NEW, OLD, STRANGE, captured, read_service
+from .store import DirectoryStore, host_name, open_store
+
+DRY_KINDS = ("preflight", "verify", "status")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended for one service."""
+
+    outcome: str
+    message: str
+    next: str = ""
+
+
+def check_identity(identity: Mapping[str, Any]) -> None:
+    """Prove that this host is the one that the profile means: a marker file holds the expected text.
+
+    :raises Refused: the file is missing or holds something else.
+    """
+    path = Path(str(identity["path"]))
+    try:
+        found = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise Refused(f"Identity proof failed: {path} cannot be read ({error}). Is this the right host?") from error
+    if found != str(identity["content"]).strip():
+        raise Refused(f"Identity proof failed: {path} does not hold what the profile expects. This is another place.")
+
+
+def open_run(run: Mapping[str, Any], service: Mapping[str, Any], asked: Mapping[str, Any], *, dry: bool) -> dict[str, Any]:
+    """Do the guard's part on the host: identity, lease, and what the run works from.
+
+    :param run: id, kind, level, state, holder, controller, pid, lease_seconds.
+    :param service: the profile's rollback_service.
+    :param asked: the run's parameters as given (rollback_run, rollback_checkpoint, ...).
+    :param dry: check mode: nothing is written and no lease is taken.
+    :return: the run's facts for the phases: id, token, checkpoint, undoes, resume, finished, reversing.
+    :raises Refused: wrong place, lease held, unknown run or checkpoint.
+    """
+    if service.get("identity"):
+        check_identity(service["identity"])
+    store = open_store(dict(run["state"]))
+    kind, named = str(run["kind"]), str(asked.get("rollback_run") or "")
+    facts: dict[str, Any] = {
+        "id": run["id"], "token": 0, "checkpoint": "", "undoes": "", "resume": False, "finished": "", "reversing": False,
+    }  # fmt: skip
+    if named:
+        facts.update(_named_run(store, kind, int(run["level"]), named))
+    if dry:
+        _warn_of_lease(store, facts)
+    else:
+        store.create()
+        try:
+            with store.locked():
+                lease = store.acquire(
+                    facts["id"], str(run["holder"]), str(run["controller"]), int(run["pid"]), float(run["lease_seconds"])
+                )
+                facts["token"] = lease.token
+                directory = store.run_directory(facts["id"])
+                directory.mkdir(mode=0o700, exist_ok=True)
+                store.journal(facts["id"]).create()
+        except OSError as error:
+            raise Refused(f"The state store {store.path} cannot be written: {error.strerror}.") from error
+    if kind == "rollback" and not facts["resume"]:
+        facts["checkpoint"] = choose_checkpoint(store, str(asked.get("rollback_checkpoint") or ""))
+    elif kind == "checkpoint":
+        facts["checkpoint"] = str(facts["id"]).replace("rb-", "cp-", 1)
+    return facts
+
+
+def _named_run(store: DirectoryStore, kind: str, level: int, named: str) -> dict[str, Any]:
+    """Return what naming a run means: resuming it, or undoing or finalizing it."""
+    if not is_run_id(named):
+        raise Refused(f"rollback_run={named!r} is not a run id.")
+    document = store.read_plan(named)
+    if document is None:
+        known = ", ".join(store.runs()[-10:]) or "none"
+        raise Refused(f"Run {named} has no plan here, so it changed nothing. Runs: {known}.", "Start a new run.")
+    plan = Plan.from_dict(document)
+    events = store.journal(named).events()
+    ended = [event["outcome"] for event in events if event["event"] == "finished"]
+    if kind == "finalize" or (kind == "undo" and plan.kind != "undo"):
+        if any(event["event"] == "finalized" for event in events):
+            raise Refused(f"Run {named} was finalized: what it kept is gone, so it cannot be taken back.")
+        if not ended:
+            raise Refused(f"Run {named} has not ended.", f"rollbackctl resume {named}")
+        return {"undoes": named}
+    if plan.kind != kind or (kind == "rollback" and plan.level != level):
+        raise Refused(
+            f"Run {named} is a {plan.kind} of level {plan.level}, not a {kind} of level {level}.", f"rollbackctl resume {named}"
+        )
+    return {
+        "id": named,
+        "resume": True,
+        "checkpoint": plan.checkpoint,
+        "undoes": plan.undoes,
+        "finished": ended[-1] if ended else "",
+        "reversing": any(event["event"] == "reverse" for event in events) and outcome.RESTORED not in ended,
+    }
+
+
+def _warn_of_lease(store: DirectoryStore, facts: dict[str, Any]) -> None:
+    lease = store.lease()
+    if lease is not None and lease.run != facts["id"] and store.lease_ends_in(lease) > 0:
+        facts["notes"] = [f"Run {lease.run} of {lease.holder} holds the lease now; a run would be refused."]
+
+
+def plan_run(
+    run: Mapping[str, Any], asked: Mapping[str, Any], proposals: Sequence[Mapping[str, Any]], *, fences: bool, dry: bool
+) -> dict[str, Any]:
+    """Compose the plan and, unless dry, make it durable; on a resume, return the plan as it was.
+
+    :return: {"plan": ..., "problems": [...]}; with problems nothing was written.
+    """
+    store = open_store(dict(run["state"]))
+    if run["resume"]:
+        document = store.read_plan(str(run["id"]))
+        return {"plan": document, "problems": []}
+    request = Request(
+        run=str(run["id"]),
+        kind=str(run["kind"]),
+        level=int(run["level"]),
+        service=str(run["service"]),
+        created=now(),
+        checkpoint=str(run["checkpoint"]),
+        undoes=str(run["undoes"]),
+        on_failure=str(asked.get("rollback_on_failure") or "restore"),
+        accepted_loss_since=str(asked.get("rollback_accept_data_loss_since") or ""),
+        approved_hash=str(asked.get("rollback_plan") or ""),
+        fences=fences,
+    )
+    plan, problems = compose([Proposal.from_dict(p) for p in proposals], request, store.quarantine())
+    if not plan.entries:
+        problems.append("There is nothing to put back: none of this playbook's roles has a component here.")
+    if not problems and not dry:
+        with store.locked(), _full_disk_refused(store):
+            store.renew(plan.run, int(run["token"]))
+            store.write_plan(plan.run, plan.to_dict())
+            store.journal(plan.run).append("planned", hash=plan.hash)
+    return {"plan": plan.to_dict(), "problems": problems}
+
+
+class _full_disk_refused:  # noqa: N801 - reads as a clause of the with statement
+    """Turn an OSError of writing the plan into a refusal: nothing was changed yet."""
+
+    def __init__(self, store: DirectoryStore) -> None:
+        self.store = store
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            raise Refused(f"The plan cannot be written to {self.store.path}: {error.strerror}.") from error
+
+
+def finish_run(
+    run: Mapping[str, Any], asked: Mapping[str, Any], peers: Mapping[str, Any], *, failed: bool, message: str
+) -> dict[str, Any]:
+    """End the run: read the service back, decide the outcome, write ledger and quarantine, give the lease back.
+
+    :param failed: whether a phase of the run failed; message: what it said.
+    :return: outcome, message, next, set_aside, quarantined, fence.
+    """
+    store = open_store(dict(run["state"]))
+    identity = str(run["id"])
+    result: dict[str, Any] = {"set_aside": [], "quarantined": "", "notes": []}
+    try:
+        with store.locked(30.0):
+            store.renew(identity, int(run["token"]))
+            events = store.journal(identity).events()
+            document = store.read_plan(identity)
+            plan = Plan.from_dict(document) if document else None
+            ending = _decide(store, run, plan, peers, events, failed=failed, message=message)
+            if run.get("finished") and ending.outcome in (outcome.DONE, outcome.ALREADY):
+                ending = Ending(outcome.ALREADY, outcome.MEANINGS[outcome.ALREADY])
+            result.update(vars(ending))
+            _write_ledger(store, run, asked, plan, ending, result)
+            store.journal(identity).append("finished", outcome=ending.outcome, message=ending.message)
+            store.release(identity, int(run["token"]))
+    except LeaseHeld as error:
+        result.update(vars(Ending(outcome.UNKNOWN, f"{message} {error.message}".strip(), f"rollbackctl resume {identity}")))
+    return result
+
+
+def _decide(
+    store: DirectoryStore,
+    run: Mapping[str, Any],
+    plan: Plan | None,
+    peers: Mapping[str, Any],
+    events: list[dict[str, Any]],
+    *,
+    failed: bool,
+    message: str,
+) -> Ending:
+    """Return the outcome, from what was read back, never from which task failed."""
+    identity = run["id"]
+    applied = any(event["event"] in ("applied", "recorded", "finalized", "released") for event in events)
+    if not failed:
+        word = outcome.DONE if applied or run["kind"] in ("checkpoint", "finalize") else outcome.ALREADY
+        return Ending(word, outcome.MEANINGS[word])
+    touched = any(event["event"] in ("begin", "fence-closing") for event in events)
+    if plan is None or not touched:
+        return Ending(outcome.REFUSED, message, "")
+    picture = read_service(store, run, plan, peers, opened=was_opened(events))
+    closed = fence_is_closed(events)
+    state = f"The service is {picture.word} ({picture.text}). The fence is {'closed' if closed else 'open'}."
+    if picture.word == OLD and not closed:
+        return Ending(outcome.RESTORED, f"{message} It was put back to the state before the run. {state}", "")
+    if picture.word == STRANGE:
+        return Ending(outcome.UNKNOWN, f"{message} {state}", f"Look at the component named above, then: rollbackctl resume {identity}")
+    following = f"rollbackctl resume {identity}"
+    if picture.word == NEW:
+        following += f"    or back to where it was: rollbackctl undo {identity}"
+    return Ending(outcome.RESUMABLE, f"{message} {state}", following)
+
+
+def _write_ledger(
+    store: DirectoryStore,
+    run: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    plan: Plan | None,
+    ending: Ending,
+    result: dict[str, Any],
+) -> None:
+    """Write what later runs need to know. A failure here is said but does not undo a proven rollback."""
+    succeeded = ending.outcome in (outcome.DONE, outcome.ALREADY)
+    try:
+        if run["kind"] == "checkpoint" and succeeded:
+            result["checkpoint"] = finish_checkpoint(store, run, float(asked.get("rollback_soak_seconds") or 0))
+        elif run["kind"] == "quarantine" and succeeded:
+            result["message"] = release(store, str(asked.get("rollback_release") or ""))
+        elif run["kind"] == "rollback" and ending.outcome == outcome.DONE and plan is not None:
+            good = combination(plan.entries, "target")
+            bad = {name: one for name, one in combination(plan.entries, "live").items() if good.get(name) != one}
+            if bad:
+                result["quarantined"] = quarantine_combination(store, plan, bad, str(run.get("reason", "")))
+        elif run["kind"] == "undo" and ending.outcome == outcome.DONE:
+            lift_quarantine(store, str(run["undoes"]))
+        elif run["kind"] == "finalize" and succeeded:
+            store.journal(str(run["undoes"])).append("finalized", by=str(run["id"]))
+    except (RollbackError, OSError) as error:
+        result["notes"].append(f"The ledger could not be written: {error}")
+    for entry in plan.entries if plan and succeeded else ():
+        kept = captured(store, str(run["id"]), entry.name)
+        if kept is not None and entry.layer == "data":
+            loss = entry.finding.loss.text if entry.finding.loss else "no rows that the target lacks"
+            result["set_aside"].append({"component": entry.name, "path": kept.at, "text": f"{loss}; kept as {kept.text}"})
+
+
+def describe(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the store knows, for `rollbackctl status`: lease, runs, checkpoints, quarantine."""
+    store = open_store(dict(state))
+    lease = store.lease()
+    runs = []
+    for identity in store.runs()[-20:]:
+        events = store.journal(identity).events()
+        ended = [event for event in events if event["event"] == "finished"]
+        document = store.read_plan(identity) or {}
+        runs.append(
+            {
+                "run": identity,
+                "kind": document.get("kind", ""),
+                "level": document.get("level", 0),
+                "outcome": ended[-1]["outcome"] if ended else outcome.INTERRUPTED if document else outcome.REFUSED,
+                "message": ended[-1]["message"] if ended else "",
+                "fence": "closed" if fence_is_closed(events) else "open",
+                "next": f"rollbackctl resume {identity}" if document and not ended else "",
+            }
+        )
+    return {
+        "host": host_name(),
+        "lease": {**vars(lease), "ends_in_seconds": round(store.lease_ends_in(lease), 1)} if lease else None,
+        "runs": runs,
+        "checkpoints": [
+            {key: document.get(key, "") for key in ("id", "state", "taken", "proven_at")} for document in store.checkpoints()
+        ],
+        "quarantine": store.quarantine(),
+    }
+
+
+__all__ = ["DRY_KINDS", "TARGET", "describe", "finish_run", "open_run", "plan_run"]

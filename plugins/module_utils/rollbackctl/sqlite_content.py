@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is in a SQLite database: digests that do not depend on where rows lie, and what differs between two."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import marshal
+import os
+import sqlite3
+import stat
+import time
+import urllib.parse
+from typing import Any, Iterator, Mapping
+
+from .durable import digest
+from .errors import Refused
+from .sqlite_file import MAGIC, holders
+
+# Statistics that ANALYZE and PRAGMA optimize renew at any time; they are no content.
+_STATISTICS = "sqlite_stat"
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """Digests of a database. tables: name -> {"rows": number, "digest": sha256}; empty digests when not exact."""
+
+    revision: str
+    schema: str
+    content: str
+    tables: Mapping[str, Mapping[str, Any]]
+
+
+def address(path: str, *, immutable: bool = False) -> str:
+    """Return the URI that opens a database read only; immutable: without locks, for files that nobody writes."""
+    return f"file:{urllib.parse.quote(path)}?mode=ro{'&immutable=1' if immutable else ''}"
+
+
+def connect(path: str, *, immutable: bool = False, seconds: float = 5.0) -> sqlite3.Connection:
+    """Open a database read only, with nothing in its schema trusted. seconds: how long to wait for locks."""
+    connection = sqlite3.connect(address(path, immutable=immutable), uri=True, timeout=seconds, isolation_level=None)
+    connection.execute("PRAGMA trusted_schema=OFF")
+    connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
+@contextlib.contextmanager
+def reading(path: str, *, seconds: float) -> Iterator[sqlite3.Connection]:
+    """Open the live database for reading inside one transaction, and leave no new file beside it.
+
+    Opening a WAL database that nobody has open creates -wal and -shm, also with mode=ro; such a database is therefore
+    read as immutable, and afterwards proven to have been left alone.
+
+    :raises Refused: it cannot be read, or was written to while it was read as immutable.
+    :raises sqlite3.DatabaseError: it is damaged.
+    """
+    status = plain_file(path)
+    with open(path, "rb") as file:
+        head = file.read(20)
+    wal = head.startswith(MAGIC) and 2 in set(head[18:20])
+    alone = wal and not os.path.exists(path + "-wal") and not holders(path)
+    if wal and not alone and os.geteuid() not in {0, status.st_uid}:
+        # SQLite would create -wal and -shm that the application cannot write; root's are given to the owner.
+        raise Refused(f"{path} belongs to another user. Nothing was changed.", "Run as root or as the database's owner.")
+    connection = connect(path, immutable=alone, seconds=seconds)
+    try:
+        connection.execute("BEGIN")
+        yield connection
+        connection.execute("COMMIT")
+    except sqlite3.OperationalError as exc:
+        raise Refused(
+            f"{path} cannot be read: {exc}. Nothing was changed.",
+            "Is another program holding it locked, or are permissions missing? Try: sqlite3 -readonly DB .tables",
+        ) from exc
+    finally:
+        connection.close()
+    now = os.stat(path)
+    if alone and (now.st_mtime_ns, now.st_size, now.st_ino) != (status.st_mtime_ns, status.st_size, status.st_ino):
+        raise Refused(f"{path} was written to while it was read. Nothing was changed.", "Try again.")
+
+
+def plain_file(path: str) -> os.stat_result:
+    """Return the status of a database file.
+
+    :raises Refused: missing, a symbolic link, no regular file.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError as exc:
+        raise Refused(f"The database {path} cannot be read: {exc.strerror}. Nothing was changed.") from exc
+    if stat.S_ISLNK(status.st_mode):
+        raise Refused(
+            f"The database {path} is a symbolic link. Nothing was changed.",
+            f"Set path to the file itself: {os.path.realpath(path)}",
+        )
+    if not stat.S_ISREG(status.st_mode):
+        raise Refused(f"The database {path} is not a regular file. Nothing was changed.")
+    return status
+
+
+def quoted(name: str) -> str:
+    """Return a table's or column's name quoted for SQL."""
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'
+
+
+def table_names(connection: sqlite3.Connection, schema: str = "main") -> list[str]:
+    """Return the tables that hold rows, sorted: not virtual tables (their shadow tables count), not statistics."""
+    rows = connection.execute(f"SELECT name FROM {schema}.sqlite_master WHERE type = 'table' AND rootpage > 0")  # noqa: S608
+    return sorted(name for (name,) in rows if not name.startswith(_STATISTICS))
+
+
+def columns(connection: sqlite3.Connection, table: str, schema: str = "main") -> tuple[list[str], list[str]]:
+    """Return a table's columns (generated ones left out) and those of its primary key, in key order."""
+    rows = connection.execute(f"PRAGMA {schema}.table_info({quoted(table)})").fetchall()
+    keyed = sorted((row[5], row[1]) for row in rows if row[5])
+    return [row[1] for row in rows], [name for _, name in keyed]
+
+
+def row_key(connection: sqlite3.Connection, table: str, names: list[str], schema: str = "main") -> str:
+    """Return the name under which the table's rowid can be reached, or an empty string for WITHOUT ROWID tables."""
+    taken = {name.lower() for name in names}
+    for alias in ("rowid", "_rowid_", "oid"):
+        if alias in taken:
+            continue
+        try:
+            connection.execute(f"SELECT {alias} FROM {schema}.{quoted(table)} LIMIT 0")  # noqa: S608
+        except sqlite3.OperationalError:
+            return ""
+        return alias
+    return ""
+
+
+def read_content(connection: sqlite3.Connection, *, exact: bool) -> Content:
+    """Return the digests of a database; the caller holds the transaction that makes them belong together.
+
+    exact: read every row. Without, tables and content stay empty.
+    """
+    names = table_names(connection)
+    tables = {name: table_digest(connection, name) for name in names} if exact else {}
+    revision = ""
+    if "alembic_version" in names:
+        revision = ",".join(sorted(str(row[0]) for row in connection.execute("SELECT version_num FROM alembic_version")))
+    schema = schema_digest(connection)
+    return Content(revision, schema, digest({"schema": schema, "tables": tables}) if exact else "", tables)
+
+
+def schema_digest(connection: sqlite3.Connection) -> str:
+    """Return the sha256 of all definitions (blanks folded) and of the application's own version number."""
+    rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name").fetchall()
+    kept = [[*row[:3], " ".join((row[3] or "").split())] for row in rows if not row[1].startswith(_STATISTICS)]
+    return digest([kept, connection.execute("PRAGMA user_version").fetchone()[0]])
+
+
+def table_digest(connection: sqlite3.Connection, table: str) -> dict[str, Any]:
+    """Return {"rows": number, "digest": sha256 over all rows in key order}.
+
+    Rows are hashed as Python values in marshal's format 2, which is fixed, exact for every SQLite type and three
+    times as fast as SQL's quote(), which also stops at NUL characters.
+    """
+    names, key = columns(connection, table)
+    order = row_key(connection, table, names) or ", ".join(quoted(name) for name in key)
+    listed = ", ".join(quoted(name) for name in names)
+    query = f"SELECT {listed} FROM {quoted(table)}{' ORDER BY ' + order if order else ''}"  # noqa: S608 - quoted
+    try:
+        return _hash_rows(connection.execute(query))
+    except sqlite3.OperationalError as exc:
+        if "UTF-8" not in str(exc):
+            raise
+    # Text that is not UTF-8: SQLite stores what it is given.
+    connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    try:
+        return _hash_rows(connection.execute(query))
+    finally:
+        connection.text_factory = str
+
+
+def _hash_rows(cursor: sqlite3.Cursor) -> dict[str, Any]:
+    total, sha256 = 0, hashlib.sha256()
+    for row in cursor:
+        sha256.update(marshal.dumps(row, 2))
+        total += 1
+    return {"rows": total, "digest": sha256.hexdigest()}
+
+
+def damage(connection: sqlite3.Connection) -> str:
+    """Return what integrity_check finds wrong, first finding only; empty when nothing is.
+
+    quick_check is not enough: it finds 16 of 300 flipped bits, integrity_check 296.
+    """
+    try:
+        found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    except sqlite3.DatabaseError as exc:
+        return str(exc)
+    return "" if found == "ok" else str(found).replace("\n", " ")
+
+
+def orphans(connection: sqlite3.Connection) -> int:
+    """Return how many rows refer to rows that do not exist (foreign_key_check), counted up to 1000."""
+    try:
+        return len(connection.execute("PRAGMA foreign_key_check").fetchmany(1000))
+    except sqlite3.OperationalError:  # a reference to a table that does not exist
+        return 1
+
+
+def newer_rows(
+    live_path: str, target_path: str, *, seconds: float = 20.0, same: tuple[str, ...] = ()
+) -> dict[str, dict[str, int]]:
+    """Return per table what going from live to target loses, by primary key (by rowid where there is none).
+
+    only_live, only_target: rows that the other side does not have; differ: rows on both sides whose values differ in
+    the columns that both sides have. Tables that are equal are left out. A table that one side lacks counts whole.
+
+    :param seconds: the limit for all tables together; a table that does not finish is counted as {"unknown": 1}.
+    :param same: tables known to be equal (by their digests).
+    :raises Refused: the live database cannot be read.
+    """
+    result: dict[str, dict[str, int]] = {}
+    with reading(live_path, seconds=5.0) as connection:
+        connection.execute("COMMIT")
+        connection.execute("ATTACH ? AS target", (address(target_path, immutable=True),))
+        connection.execute("BEGIN")
+        deadline = time.monotonic() + seconds
+        connection.set_progress_handler(lambda: int(time.monotonic() > deadline), 10000)
+        try:
+            left, right = table_names(connection), table_names(connection, "target")
+            for table in sorted({*left, *right} - {*same, "sqlite_sequence"}):
+                try:
+                    counts = _compare(connection, table, table in left, table in right)
+                except sqlite3.OperationalError as exc:
+                    if "interrupt" not in str(exc):
+                        raise
+                    counts = {"unknown": 1}
+                if any(counts.values()):
+                    result[table] = counts
+        finally:
+            connection.set_progress_handler(None, 0)
+    return result
+
+
+def _compare(connection: sqlite3.Connection, table: str, live: bool, target: bool) -> dict[str, int]:
+    def count(query: str) -> int:
+        return int(connection.execute(f"SELECT count(*) FROM {query}").fetchone()[0])  # noqa: S608 - quoted names
+
+    name = quoted(table)
+    if not (live and target):
+        return {
+            "only_live": count(f"main.{name}") if live else 0,
+            "only_target": count(f"target.{name}") if target else 0,
+            "differ": 0,
+        }
+    ours, our_key = columns(connection, table)
+    theirs, their_key = columns(connection, table, "target")
+    key = [quoted(column) for column in our_key]
+    if not key or our_key != their_key:
+        alias = row_key(connection, table, ours + theirs)
+        if not alias:
+            return {"only_live": count(f"main.{name}"), "only_target": count(f"target.{name}"), "differ": 0}
+        key = [alias]
+    joined = " AND ".join(f"a.{column} IS b.{column}" for column in key)
+    shared = [quoted(column) for column in ours if column in theirs and column not in our_key]
+    unequal = " OR ".join(
+        f"(a.{column} COLLATE BINARY IS NOT b.{column} OR typeof(a.{column}) != typeof(b.{column}))" for column in shared
+    )
+    return {
+        "only_live": count(f"main.{name} a WHERE NOT EXISTS (SELECT 1 FROM target.{name} b WHERE {joined})"),
+        "only_target": count(f"target.{name} b WHERE NOT EXISTS (SELECT 1 FROM main.{name} a WHERE {joined})"),
+        "differ": count(f"main.{name} a JOIN target.{name} b ON {joined} WHERE {unequal}") if shared else 0,
+    }

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The bracket around everything that changes a service: lease proven and kept alive, kernel lock held, deadline set."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import contextmanager
+from types import FrameType
+from typing import Iterator
+
+from .errors import DeadlineExceeded, RollbackError
+from .journal import Journal
+from .store import DirectoryStore
+
+# A survivor of a killed controller may still be at work: wait for its end rather than refuse at once.
+LOCK_WAIT_SECONDS = 30.0
+
+
+@contextmanager
+def changing_step(store: DirectoryStore, run: str, token: int) -> Iterator[Journal]:
+    """Hold the service for one changing step and give its journal.
+
+    The lease is renewed at the start and while the step lasts. The kernel lock ends with the process, so a takeover that
+    holds it knows that no step is under way.
+
+    :raises RollbackError: the run does not hold the lease (so `--start-at-task` cannot skip the guard).
+    """
+    with store.locked(LOCK_WAIT_SECONDS):
+        store.renew(run, token)
+        ended = threading.Event()
+        lease = store.lease()
+        period = (lease.seconds if lease else 60.0) / 4
+        heart = threading.Thread(target=_beat, args=(store, run, token, period, ended), daemon=True)
+        heart.start()
+        try:
+            yield store.journal(run)
+        finally:
+            ended.set()
+            heart.join()
+
+
+@contextmanager
+def deadline(seconds: float, what: str) -> Iterator[None]:
+    """End the body after so many seconds.
+
+    :raises DeadlineExceeded: time is up; whether the change took effect is unknown until it is read back.
+    """
+
+    def expire(_number: int, _frame: FrameType | None) -> None:
+        raise DeadlineExceeded(f"{what} took longer than its deadline of {seconds:.0f} s.")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _beat(store: DirectoryStore, run: str, token: int, period: float, ended: threading.Event) -> None:
+    while not ended.wait(period):
+        try:
+            store.renew(run, token)
+        except (OSError, RollbackError):  # the step itself finds out; a heart that stops only shortens the lease
+            return

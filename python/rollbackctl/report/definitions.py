@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a report consists of. Nothing here knows how it is shown; parse.py makes one from a run record.
+
+All texts are plain text without control characters, all times are seconds, all positions percentages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from . import text
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of the timeline; left and width are percentages of its axis, times are seconds."""
+
+    name: str
+    label: str
+    start: float
+    seconds: float
+    left: float
+    width: float
+    status: str
+    budget: float = 0.0
+    service: str = ""
+    text: str = ""
+    inner: tuple[Bar, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        """True when the bar is longer than its own budget."""
+        return 0 < self.budget < self.seconds
+
+    @property
+    def note(self) -> str:
+        """The time taken in words, and the budget of the phase where it has one."""
+        taken = text.duration(self.seconds)
+        return f"{taken} of {text.duration(self.budget)}" if self.budget else taken
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The run as bars on one axis of `seconds`; budget_left is where the budget ends, in percent, if it is in sight."""
+
+    seconds: float
+    bars: tuple[Bar, ...]
+    budget_left: float | None
+    ticks: tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How the run stands against its time budget (seconds); used is in percent and never more than 100."""
+
+    allowed: float
+    taken: float
+    over: bool
+    strict: bool
+
+    @property
+    def used(self) -> float:
+        """Share of the budget that was used, for a gauge."""
+        return min(100.0, 100 * self.taken / self.allowed) if self.allowed else 0.0
+
+    @property
+    def words(self) -> str:
+        """The same as a sentence."""
+        if not self.allowed:
+            return "no time budget was given"
+        allowed = text.duration(self.allowed)
+        if self.over:
+            return f"{text.duration(self.taken - self.allowed)} over the budget of {allowed}"
+        return f"{100 * self.taken / self.allowed:.0f} % of the budget of {allowed}"
+
+
+@dataclass(frozen=True)
+class Component:
+    """One component: what it was, what it should be, what was read back."""
+
+    name: str
+    role: str
+    layer: str
+    live: str
+    target: str
+    action: str
+    read_back: str
+    seconds: float
+    status: str
+    estimate: float
+    worst: float
+    notes: tuple[str, ...]
+    loss: str
+
+    @property
+    def changes(self) -> bool:
+        """True when live and target differ."""
+        return self.live != self.target
+
+
+@dataclass(frozen=True)
+class TableLoss:
+    """Rows of one table that differ between live and target."""
+
+    component: str
+    table: str
+    only_live: int
+    only_target: int
+    differ: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check; state is ok, failed or unverified."""
+
+    name: str
+    kind: str
+    view: str
+    state: str
+    seconds: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Fence:
+    """The time during which traffic or writes were kept away."""
+
+    closed: str
+    opened: str
+    seconds: float
+    by: str
+
+    @property
+    def words(self) -> str:
+        """The same as a sentence."""
+        if not self.opened:
+            return f"closed since {text.moment(self.closed)}, and not opened by this run"
+        by = "by the watchdog on the target" if self.by == "watchdog" else "by the run"
+        times = f"{text.clock(self.closed)} to {text.clock(self.opened)} UTC"
+        return f"closed for {text.duration(self.seconds)} ({times}), opened {by}"
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """Something that was displaced and is kept until finalize."""
+
+    component: str
+    path: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service of the run."""
+
+    name: str
+    outcome: str
+    tone: str
+    meaning: str
+    message: str
+    next: str
+    checkpoint: str
+    plan_hash: str
+    estimate: float
+    worst: float
+    components: tuple[Component, ...]
+    loss_since: str
+    loss: tuple[str, ...]
+    loss_tables: tuple[TableLoss, ...]
+    checks: tuple[Check, ...]
+    fence: Fence | None
+    set_aside: tuple[SetAside, ...]
+    quarantined: str
+    problems: tuple[str, ...]
+
+    def seen_from(self, view: str) -> tuple[Check, ...]:
+        """Return the checks made from `inside` the service or from `outside`, the way users come."""
+        return tuple(check for check in self.checks if check.view == view)
+
+    @property
+    def loss_words(self) -> str:
+        """The data-loss statement as one sentence."""
+        if not self.components:
+            return "There is no plan, so nothing is known about data."
+        if self.loss_since:
+            return f"What was written after {text.moment(self.loss_since)} is not in the target."
+        return "Nothing that was written is lost."
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the report of one run says."""
+
+    run: str
+    attempt: int
+    title: str
+    outcome: str
+    tone: str
+    headline: str
+    message: str
+    next: str
+    reason: str
+    operator: str
+    controller: str
+    version: str
+    check_mode: bool
+    exit_code: int
+    started: str
+    ended: str
+    when: str
+    seconds: float
+    component_seconds: float
+    overhead_seconds: float
+    budget: Budget
+    timeline: Timeline
+    services: tuple[Service, ...]

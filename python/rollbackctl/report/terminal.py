@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The report in a terminal. Texts are Text objects, never markup: a name cannot colour or move anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from . import text
+from .definitions import Bar, Report, Service, Timeline
+
+STYLES = {"good": "green", "calm": "blue", "warn": "yellow", "bad": "red"}
+_STATES = {"ok": Text("✓", "green"), "failed": Text("✗", "red"), "unverified": Text("?", "yellow")}
+_BAR_CELLS = 32
+
+
+def render(report: Report) -> RenderableType:
+    """Return the summary of a run."""
+    return Group(*_parts(report))
+
+
+def plan(report: Report) -> RenderableType:
+    """Return the plan of a run that only looked: live and target of every component, losses, how long it takes."""
+    return Group(*(part for service in report.services for part in _plan(service)))
+
+
+def _parts(report: Report) -> Iterator[RenderableType]:
+    style = STYLES[report.tone]
+    banner = Text.assemble((report.headline, f"bold {style}"))
+    if report.message:
+        banner.append(f"\n{report.message}")
+    banner.append(f"\n{text.duration(report.seconds)}: {report.budget.words}", "dim")
+    yield Panel(banner, title=Text(report.title), title_align="left", border_style=style)
+    yield _timeline(report.timeline)
+    for service in report.services:
+        yield Text()
+        yield from _service(service)
+    if report.next:
+        yield Text.assemble("\nNext: ", (report.next, "bold"))
+
+
+def _timeline(timeline: Timeline) -> Table:
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    table.add_column(justify="left", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim", overflow="fold")
+    for bar in timeline.bars:
+        table.add_row(Text(bar.label), _cells(bar), Text(bar.note), Text(_remark(bar)))
+        for step in bar.inner:
+            row = (Text(f"  {step.label}", "dim"), _cells(step, "▪"), Text(text.duration(step.seconds), "dim"))
+            table.add_row(*row, Text(step.text))
+    return table
+
+
+def _remark(bar: Bar) -> str:
+    over = ["over its budget"] if bar.over else []
+    return ", ".join([bar.status] * (bar.status != "ok") + over)
+
+
+def _cells(bar: Bar, glyph: str = "█") -> Text:
+    start = min(_BAR_CELLS - 1, round(bar.left * _BAR_CELLS / 100))
+    length = min(_BAR_CELLS - start, max(1, round(bar.width * _BAR_CELLS / 100)))
+    bad = bar.status in {"failed", "refused"}
+    style = "red" if bad else ("yellow" if bar.over else ("cyan" if glyph == "█" else "blue"))
+    return Text(" " * start + glyph * length + " " * (_BAR_CELLS - start - length), style)
+
+
+def _service(service: Service) -> Iterator[RenderableType]:
+    yield Text.assemble((service.name, "bold"), ": ", (service.meaning, STYLES[service.tone]))
+    for problem in service.problems:
+        yield Padding(Text(problem, "red"), (0, 0, 0, 2))
+    if service.components:
+        table = Table(box=None, padding=(0, 1))
+        for head in ("component", "was", "target", "read back"):
+            table.add_column(head, header_style="dim", overflow="fold")
+        for item in service.components:
+            read = Text(item.read_back or "not read", "" if item.read_back else "dim")
+            table.add_row(Text(item.name), Text(item.live), Text(item.target), read)
+        yield table
+    for check in service.checks:
+        seen = Text(f" {check.name} ({check.view}, {text.duration(check.seconds)}): {check.text}")
+        yield Padding(Text.assemble(_STATES[check.state], seen), (0, 0, 0, 1))
+    yield from _data(service)
+    if service.fence:
+        yield Text(f" Fence {service.fence.words}.")
+    if service.quarantined:
+        yield Text(f" In quarantine: {service.quarantined}.")
+
+
+def _data(service: Service) -> Iterator[RenderableType]:
+    style = "bold yellow" if service.loss_since else ""
+    yield Text(f" {service.loss_words}", style)
+    for loss in service.loss:
+        yield Text(f" {loss}", style)
+    for kept in service.set_aside:
+        yield Text.assemble(f" Kept: {kept.text} ", (kept.path, "dim"))
+
+
+def _plan(service: Service) -> Iterator[RenderableType]:
+    heading = Text.assemble((service.name, "bold"))
+    if service.checkpoint:
+        heading.append(f" to checkpoint {service.checkpoint}")
+    yield heading
+    for problem in service.problems:
+        yield Padding(Text(problem, "red"), (0, 0, 0, 2))
+    table = Table(box=None, padding=(0, 1))
+    for head in ("component", "layer", "live", "", "target", "takes", "at worst"):
+        table.add_column(head, header_style="dim", overflow="fold")
+    for item in service.components:
+        arrow, style = ("→", "") if item.changes else ("=", "dim")
+        times = Text(text.duration(item.estimate)), Text(text.duration(item.worst))
+        table.add_row(Text(item.name), item.layer, Text(item.live), arrow, Text(item.target), *times, style=style)
+    if service.components:
+        yield table
+    for item in service.components:
+        for note in item.notes:
+            yield Text(f" {item.name}: {note}", "dim")
+    yield from _data(service)
+    yield Text(f" Estimate {text.duration(service.estimate)}, at worst {text.duration(service.worst)}.")
