@@ -1,4 +1,3 @@
-#!/usr/bin/python
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Ansible module: restart a service after what it has loaded was put back."""
 
@@ -12,8 +11,8 @@ version_added: "0.1.0"
 description:
   - Does one phase of a rollback for programs under supervisor, systemd, pm2 or commands of their own.
   - Started by the action plugin C(rollback_component), which fills in the parameters; not meant to be called by hand.
-  - A restart counts when a start is read back that is later than the changes it is for, in state RUNNING, and that stays
-    up. With O(components) C(fence) the service is stopped, with all its children, while data is changed.
+  - A restart counts when a start is read back that is later than the changes it is for, in state RUNNING, and
+    that stays up. With O(components) C(fence) the service is stopped, with all its children, while data is changed.
 options:
   phase:
     description: The moment of the run.

@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence, TypeVar
+from typing import Any, Callable, TypeVar
 
 from .component import BETWEEN, LIVE, TARGET, Entry, FenceDriver, Finding, Place, Version, unknown_target
 from .durable import digest, now, read_document, write_document
@@ -28,7 +29,12 @@ POLL_SECONDS = 0.05
 _Seen = TypeVar("_Seen")
 # systemd.unit(5): a unit name may hold these; an instance comes after @.
 _UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.\\@-]{0,254}")
-_NEEDS = {"supervisor": ("program",), "systemd": ("program",), "pm2": ("program",), "command": ("start", "stop", "status")}
+_NEEDS = {
+    "supervisor": ("program",),
+    "systemd": ("program",),
+    "pm2": ("program",),
+    "command": ("start", "stop", "status"),
+}
 
 
 class ServiceDriver(FenceDriver):
@@ -106,9 +112,9 @@ class ServiceDriver(FenceDriver):
         """Say whether it runs, or not, as in that version; when it was started is no part of a version."""
         return bool(reading.identity["state"] == version.identity["state"])
 
-    def state(self, entry: Entry, *, opened: bool) -> tuple[str, Version]:  # noqa: ARG002 - traffic changes nothing here
-        """Read it against the plan: TARGET is *restarted by this run and as it should be*, or untouched and as it should
-        be where the plan leaves it alone. It is never OTHER: a restart is right whatever somebody did before."""
+    def state(self, entry: Entry, *, opened: bool) -> tuple[str, Version]:  # noqa: ARG002 - not about content
+        """Read it against the plan: TARGET is *restarted by this run and as it should be*, or as it should be where the
+        plan leaves it alone. It is never OTHER: a restart is right whatever somebody did before."""
         seen = self.manager.read()
         reading = _version(seen)
         if entry.action == "none":
@@ -135,7 +141,7 @@ class ServiceDriver(FenceDriver):
         self._write_mark(target, seen.started, done=False)
         self._stop()
         if target.identity["state"] != STOPPED:
-            # What had failed at the target (undo of a release that does not start) may fail again: that is where it was.
+            # What had failed at the target (undo of a release that does not start) may fail again: there it was.
             self._start(insist=target.identity["state"] == RUNNING)
         self._write_mark(target, seen.started, done=True)
         failpoint("restart_service.restart.after")
@@ -154,11 +160,11 @@ class ServiceDriver(FenceDriver):
         if self.place.work is None:
             return None
         mark = read_document(self.place.work / MARK)
-        return mark if mark is not None and mark["target"] == digest(target.to_dict()) else None
+        return mark if mark is not None and mark["target"] == _key(target) else None
 
     def _write_mark(self, target: Version, before: str, *, done: bool) -> None:
         if self.place.work is not None:
-            document = {"target": digest(target.to_dict()), "before": before, "done": done}
+            document = {"target": _key(target), "before": before, "done": done}
             write_document(self.place.work / MARK, document)
 
     def _stop(self) -> None:
@@ -222,7 +228,7 @@ class ServiceDriver(FenceDriver):
                 pids = ", ".join(key.partition(":")[2] for key in left)
                 raise StepFailed(
                     f"{self.name} is stopped, but processes it had started still run: {pids}.",
-                    "End them by hand (or let the manager stop the whole group: stopasgroup in supervisor), then resume.",
+                    "End them by hand (or let supervisor do it: stopasgroup=true), then resume.",
                 )
             time.sleep(POLL_SECONDS)
 
@@ -272,6 +278,11 @@ class ServiceDriver(FenceDriver):
     def _fenced(self) -> list[str]:
         document = read_document(self.place.work / FENCE) if self.place.work is not None else None
         return list(document["members"]) if document else []
+
+
+def _key(target: Version) -> str:
+    # With the time: what was captured may have the same start as the checkpoint, when only files were changed since.
+    return digest({"identity": dict(target.identity), "taken": target.taken})
 
 
 def _version(seen: Reading, taken: str = "") -> Version:

@@ -10,8 +10,9 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from .errors import DeadlineExceeded, Refused, StepFailed
 from .service_reading import FAILED, RUNNING, STARTING, STOPPED, STOPPING, Reading, process_key
@@ -118,7 +119,7 @@ def parse_pm2(application: str, text: str) -> Reading:
     try:
         listed: list[dict[str, Any]] = json.JSONDecoder().raw_decode(text[start.start() :])[0] if start else []
     except ValueError as exc:
-        raise Refused("`pm2 jlist` printed something that is no list of processes.", "Try it by hand: pm2 list") from exc
+        raise Refused("`pm2 jlist` printed no list of processes.", "Try it by hand: pm2 list") from exc
     mine = [entry for entry in listed if entry.get("name") == application]
     if not mine:
         known = sorted({str(entry.get("name")) for entry in listed})

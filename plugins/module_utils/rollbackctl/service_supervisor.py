@@ -14,8 +14,9 @@ import os
 import re
 import socket
 import xmlrpc.client
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 from .errors import Refused, StepFailed
 from .service_reading import FAILED, RUNNING, STARTING, STOPPED, STOPPING, Reading, process_key
@@ -111,7 +112,7 @@ class _Transport(xmlrpc.client.Transport):
         super().__init__(headers=address.headers())
         self.address = address
 
-    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:  # noqa: ARG002 - the address knows
         """Return a fresh connection: supervisord may have been restarted since the last one."""
         kind, _, rest = self.address.url.partition("://")
         if kind == "unix":
