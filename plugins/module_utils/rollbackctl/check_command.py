@@ -7,6 +7,7 @@ is killed, and whatever left that group is found by a mark in its environment.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import secrets
@@ -14,13 +15,14 @@ import selectors
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Mapping
+from typing import IO, Any
 
 from .check_model import Context, Sample, bad, good, shown, text_map_problem, unverified
 
 KEYS = frozenset({"argv", "rc", "stdout_contains", "cleanup", "environment", "chdir"})
-REQUIRED = ("argv",)
+REQUIRED: tuple[str, ...] = ("argv",)
 OUTPUT_LIMIT = 1024 * 1024
 MARK = "ROLLBACKCTL_CHECK"
 # What the caller's environment holds besides is none of the command's business (it may be the vault's password).
@@ -169,10 +171,9 @@ def _kill_all(group: int, mark: str) -> int:
     for rounds in range(5):  # one that forks while it is looked for shows up in the next round
         strays = [pid for pid in _marked(wanted) if pid != group]
         for pid in strays:
-            try:
+            # It may have ended by itself meanwhile, or gained rights that this user cannot signal.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # Ended by itself meanwhile: that is what is wanted.
         if not strays:
             return rounds
         time.sleep(0.005)

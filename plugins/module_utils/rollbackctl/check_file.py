@@ -8,12 +8,13 @@ import os
 import re
 import stat
 import time
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from .check_model import Context, Sample, bad, good, shown
 
 KEYS = frozenset({"path", "exists", "sha256", "contains", "max_age_seconds"})
-REQUIRED = ("path",)
+REQUIRED: tuple[str, ...] = ("path",)
 _CHUNK = 1024 * 1024
 
 

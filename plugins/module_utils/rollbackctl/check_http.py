@@ -8,6 +8,7 @@ run, and requests ask caches to stand aside.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import http.client
 import json
@@ -17,7 +18,8 @@ import socket
 import ssl
 import threading
 import time
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from .check_model import Context, Sample, bad, difference, good, is_range, number, shown, text_map_problem, unverified
@@ -26,7 +28,7 @@ from .check_tcp import connection_words
 KEYS = frozenset(
     {"url", "method", "status", "headers", "json", "contains", "version", "latency", "ca_file", "source"},
 )
-REQUIRED = ("url",)
+REQUIRED: tuple[str, ...] = ("url",)
 BODY_LIMIT = 1024 * 1024
 LATENCY_SAMPLES = 10
 _CHUNK = 65536
@@ -41,7 +43,7 @@ class _Answer:
     seconds: float
 
 
-class _NoAnswer(Exception):  # noqa: N818 - as in errors.py, named for what happened
+class _NoAnswer(Exception):
     pass
 
 
@@ -268,8 +270,7 @@ def _cut(connection: http.client.HTTPConnection, expired: threading.Event) -> No
     expired.set()
     line = connection.sock
     if line is not None:
-        try:
-            # Not the SSL socket's own shutdown: it would pull the TLS object from under the reading thread.
+        # Not the SSL socket's own shutdown: it would pull the TLS object from under the reading thread. It may
+        # be closed already, when the request ended in the same instant.
+        with contextlib.suppress(OSError):
             socket.socket.shutdown(line, socket.SHUT_RDWR)
-        except OSError:
-            pass  # Already closed: the request ended in the same instant.

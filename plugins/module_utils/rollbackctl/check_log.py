@@ -10,14 +10,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 from .check_model import Context, Sample, bad, good, unverified
 
 KEYS = frozenset({"path", "pattern", "max_lines", "minutes", "time_format", "time_zone"})
-REQUIRED = ("path", "pattern", "time_format")
+REQUIRED: tuple[str, ...] = ("path", "pattern", "time_format")
 MINUTES = 5.0
 TAIL = 8 * 1024 * 1024
 LINE_LIMIT = 8192

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 from .check_model import Context, Sample, bad, good, shown, unverified
 from .durable import parse_time
 
 KEYS = frozenset({"process", "argument", "pid_file", "min_count", "started_after"})
-REQUIRED = ()
+REQUIRED: tuple[str, ...] = ()
 PROC = Path("/proc")
 RUN = "run"
 _COMM_LENGTH = 15  # TASK_COMM_LEN - 1: https://man7.org/linux/man-pages/man5/proc_pid_comm.5.html
@@ -42,7 +43,10 @@ def problems(options: Mapping[str, Any]) -> list[str]:
 
 
 def sample(options: Mapping[str, Any], context: Context, timeout: float) -> Sample:
-    """Count once. Unverified without a /proc, or when the run knows of no change to compare with."""
+    """Count once. When nothing was changed (a checkpoint), `started_after: run` asks for nothing.
+
+    Unverified where there is no /proc.
+    """
     del timeout  # Reading /proc does not block.
     after: datetime | None = None
     if "started_after" in options:

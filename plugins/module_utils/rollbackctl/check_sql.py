@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Callable
 
 from .check_model import Context, Sample, bad, difference, good, range_problem, shown, unverified
 
 KEYS = frozenset({"engine", "database", "query", "expect"})
-REQUIRED = ("database", "query", "expect")
+REQUIRED: tuple[str, ...] = ("database", "query", "expect")
 _STEPS = 1000  # virtual machine instructions between two looks at the clock
 
 
@@ -76,4 +77,4 @@ def _sqlite(database: str, query: str, timeout: float) -> list[tuple[Any, ...]]:
         raise OSError(late) from None
 
 
-ENGINES: Mapping[str, Callable[[str, str, float], "list[tuple[Any, ...]]"]] = {"sqlite": _sqlite}
+ENGINES: Mapping[str, Callable[[str, str, float], list[tuple[Any, ...]]]] = {"sqlite": _sqlite}

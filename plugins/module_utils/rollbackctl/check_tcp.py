@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from .check_model import Context, Sample, bad, good
 
 KEYS = frozenset({"host", "port"})
-REQUIRED = ("host", "port")
+REQUIRED: tuple[str, ...] = ("host", "port")
 
 
 def problems(options: Mapping[str, Any]) -> list[str]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A profile's `rollback_checks`: reading them, and running them all at once.
+"""Running checks, all at once, each to its verdict.
 
-A check waits for a condition, never for a time: it is tried until it has succeeded `in_a_row` times, and given up at the
-first failure after `within` seconds. A result that could not be had is `unverified`, which is not success.
+A check waits for a condition, never for a time: it is tried until it has succeeded `in_a_row` times, and given up at
+the first failure after `within` seconds. A result that could not be had is `unverified`, which is not success.
 """
 
 from __future__ import annotations
@@ -11,117 +11,14 @@ import dataclasses
 import queue
 import threading
 import time
-from typing import Any, Iterable, Mapping, Protocol
+from collections.abc import Iterable
 
-from . import check_command, check_file, check_http, check_log, check_process, check_sql, check_tcp
 from .check_model import Check, CheckResult, Context, Sample, one_line
-from .errors import Refused
-from .names import is_name
+from .check_profile import KINDS
 
-
-class Kind(Protocol):
-    """What a module must offer to be a kind of check."""
-
-    KEYS: frozenset[str]
-    REQUIRED: tuple[str, ...]
-
-    def problems(self, options: Mapping[str, Any]) -> list[str]: ...  # noqa: D102 - see check_tcp for the smallest one
-    def sample(self, options: Mapping[str, Any], context: Context, timeout: float) -> Sample: ...  # noqa: D102
-
-
-KINDS: Mapping[str, Kind] = {
-    "http": check_http,
-    "tcp": check_tcp,
-    "command": check_command,
-    "sql": check_sql,
-    "file": check_file,
-    "log": check_log,
-    "process": check_process,
-}
-COMMON = frozenset({"name", "kind", "view", "timeout", "in_a_row", "within", "interval"})
-VIEWS = ("inside", "outside")
-TIMEOUT, INTERVAL, WITHIN, METRICS_WITHIN = 5.0, 0.1, 30.0, 3.0
-STEADY = 3
 LONGEST_PAUSE = 1.0
 AT_ONCE = 32
 GRACE = 2.0
-
-
-def patience(kind: str, options: Mapping[str, Any]) -> tuple[int, float]:
-    """Return the default `in_a_row` and `within` (seconds).
-
-    What comes up with a service may take a moment and may flap; asking a command, a table or a log twice gives the same
-    answer. A rollback does not wait long for a metrics backend.
-    """
-    if kind == "http" and options.get("source") == "metrics":
-        return 1, METRICS_WITHIN
-    if kind in {"http", "tcp"}:
-        return (1 if "latency" in options else STEADY), WITHIN
-    return 1, WITHIN if kind in {"process", "file"} else 0.0
-
-
-def load_checks(documents: Iterable[Mapping[str, Any]]) -> list[Check]:
-    """Return the checks of a profile (mappings with types already converted; None means not given).
-
-    :raises Refused: with all that is wrong with all of them.
-    """
-    checks: list[Check] = []
-    problems: list[str] = []
-    for position, document in enumerate(documents, 1):
-        given = {key: value for key, value in document.items() if value is not None}
-        found = _problems(given)
-        name = str(given.get("name", ""))
-        if any(check.name == name for check in checks):
-            found.append("its name is used by another check")
-        label = f"check {name}" if is_name(name) else f"check number {position}"
-        problems += [f"{label}: {problem}" for problem in found]
-        if not found:
-            checks.append(_make(given))
-    if problems:
-        raise Refused(
-            "rollback_checks cannot be used. "
-            + " ".join(f"{problem}." for problem in problems)
-            + " Nothing was changed.",
-            "Correct rollback_checks in the service's profile.",
-        )
-    return checks
-
-
-def _problems(given: Mapping[str, Any]) -> list[str]:
-    if not is_name(str(given.get("name", ""))):
-        return ["`name` must be letters, digits, dots and dashes, 63 at most"]
-    if given.get("kind") not in KINDS:
-        return [f"`kind` must be one of {', '.join(KINDS)}"]
-    kind = KINDS[given["kind"]]
-    found = []
-    if given.get("view", "inside") not in VIEWS:
-        found.append("`view` must be inside or outside")
-    for key, least in (("timeout", 0.01), ("in_a_row", 1), ("within", 0), ("interval", 0)):
-        if key in given and not least <= float(given[key]) <= 3600:
-            found.append(f"`{key}` must be between {least:g} and 3600")
-    if foreign := sorted(set(given) - COMMON - kind.KEYS):
-        found.append(
-            f"{given['kind']} checks do not know {', '.join(foreign)}; they know {', '.join(sorted(kind.KEYS))}"
-        )
-    missing = [key for key in kind.REQUIRED if key not in given]
-    if missing:
-        found.append(f"{given['kind']} checks need {', '.join(missing)}")
-    return found or kind.problems(given)
-
-
-def _make(given: Mapping[str, Any]) -> Check:
-    options = {key: value for key, value in given.items() if key not in COMMON}
-    in_a_row, within = patience(given["kind"], options)
-    return Check(
-        name=given["name"],
-        kind=given["kind"],
-        view=given.get("view", "inside"),
-        timeout=float(given.get("timeout", TIMEOUT)),
-        in_a_row=int(given.get("in_a_row", in_a_row)),
-        within=float(given.get("within", within)),
-        interval=float(given.get("interval", INTERVAL)),
-        options=options,
-    )
 
 
 def run_check(check: Check, context: Context, deadline: float) -> CheckResult:
