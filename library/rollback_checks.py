@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ansible module: run a service's health checks on its own host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: rollback_checks
+short_description: Run a service's health checks on its own host
+version_added: "0.1.0"
+description:
+  - Runs all checks at once and says for each whether the service is healthy, is not, or whether that is unverified.
+  - Normally started by the action plugin of the same name, which reads the profile's C(rollback_checks).
+  - Nothing is changed, except by what a check of kind C(command) does itself; its clean-up always runs.
+options:
+  phase:
+    description: The moment of the run; it is put into the results.
+    type: str
+    required: true
+  checks:
+    description:
+      - The checks, as the role C(run_verify) describes them, without C(headers) and C(environment).
+    type: list
+    elements: dict
+    required: true
+  secrets:
+    description:
+      - JSON text, a list as long as O(checks), of mappings with the C(headers) and C(environment) of each.
+      - Not logged and not returned.
+    type: str
+  deadline:
+    description: Seconds for all checks together.
+    type: float
+    default: 120
+  since:
+    description:
+      - UTC time of the change. What was logged before it does not count, what was started before it is old.
+    type: str
+  expect:
+    description: For each component the list of spellings of the version that should run now.
+    type: dict
+    default: {}
+  allow_unverified:
+    description: Whether checks that cannot be evaluated leave the task green.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    support: partial
+    description: Checks of kind C(command) are not run, and are reported as unverified; all others only read.
+  idempotence:
+    support: full
+    description: Changes nothing.
+requirements:
+  - python >= 3.9
+author:
+  - The rollbackctl authors
+"""
+
+EXAMPLES = r"""
+- name: Verify | Ask the service whether it is healthy
+  rollback_checks:
+    phase: verify
+    checks:
+      - name: health
+        kind: http
+        url: http://127.0.0.1:8000/health
+        json: {status: ok}
+      - name: no-orphans
+        kind: sql
+        database: /srv/shop/shop.db
+        query: SELECT count(*) FROM lines WHERE NOT EXISTS (SELECT 1 FROM orders WHERE orders.id = lines.order_id)
+        expect: {value: 0}
+"""
+
+RETURN = r"""
+rollbackctl:
+  description: The phase, and what each check said.
+  returned: always, unless the parameters are refused
+  type: dict
+  contains:
+    phase:
+      description: The phase that was given.
+      type: str
+    checks:
+      description: One result per check, with phase, name, kind, view, ok, unverified, seconds and text.
+      type: list
+      elements: dict
+"""
+
+import json
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rollbackctl.check_profile import give_secrets, load_checks
+from ansible.module_utils.rollbackctl.checks import context_from, judge, run_checks
+from ansible.module_utils.rollbackctl.errors import RollbackError
+
+
+def main() -> None:
+    """Run the checks that were given and end with the verdict."""
+    module = AnsibleModule(
+        argument_spec={
+            "phase": {"type": "str", "required": True},
+            "checks": {"type": "list", "elements": "dict", "required": True},
+            "secrets": {"type": "str", "no_log": True},
+            "deadline": {"type": "float", "default": 120},
+            "since": {"type": "str"},
+            "expect": {"type": "dict", "default": {}},
+            "allow_unverified": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    try:
+        documents = params["checks"]
+        if params["secrets"]:
+            documents = give_secrets(documents, json.loads(params["secrets"]))
+        checks = load_checks(documents)
+        context = context_from(params["since"], params["expect"], check_mode=module.check_mode)
+    except RollbackError as exc:
+        module.fail_json(msg=exc.message, next_step=exc.next_step)
+    results = run_checks(checks, params["deadline"], context)
+    verdict = judge(results, allow_unverified=params["allow_unverified"] or module.check_mode)
+    module.exit_json(
+        changed=False,
+        failed=verdict.failed,
+        msg=verdict.text,
+        rollbackctl={
+            "phase": params["phase"],
+            "checks": [{"phase": params["phase"], **result.to_dict()} for result in results],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

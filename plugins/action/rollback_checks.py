@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Action plugin: a profile's `rollback_checks`, those from outside here on the controller, those from inside there.
+
+Both run at the same time. Arguments: phase (verify, resume or checkpoint), views (inside, outside or both), deadline
+(seconds, for all together), since (UTC time of the change), expect (component to the spellings of its version),
+allow_unverified.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible import module_utils
+from ansible.constants import DEFAULT_MODULE_UTILS_PATH
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+
+# The setting `module_utils` does not reach action plugins by itself.
+module_utils.__path__.extend(path for path in DEFAULT_MODULE_UTILS_PATH if path not in module_utils.__path__)
+try:  # An import error here would end the playbook without its rescue and always; run() refuses instead.
+    from ansible.module_utils.rollbackctl.check_model import CheckResult
+    from ansible.module_utils.rollbackctl.check_profile import give_secrets, load_checks, take_secrets
+    from ansible.module_utils.rollbackctl.checks import context_from, judge, run_checks
+    from ansible.module_utils.rollbackctl.errors import Refused, RollbackError
+    from ansible.module_utils.rollbackctl.names import printable
+
+    IMPORT_PROBLEM = ""
+except ImportError as problem:
+    IMPORT_PROBLEM = str(problem)
+
+VARIABLE = "rollback_checks"
+SPEC = Path(__file__).resolve().parents[2] / "roles" / "run_verify" / "meta" / "argument_specs.yml"
+NO_CHECKS = "The profile has no such check (rollback_checks), so nothing was looked at."
+
+
+class ActionModule(ActionBase):
+    """Run the checks of one or both views and merge what they say."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return failed, msg and rollbackctl (phase, checks); a problem of any kind is a failure in plain words."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        if IMPORT_PROBLEM:
+            return {**result, "failed": True, "msg": f"rollbackctl is not installed as a whole: {IMPORT_PROBLEM}."}
+        _, arguments = self.validate_argument_spec(
+            argument_spec={
+                "phase": {"type": "str", "required": True, "choices": ["verify", "resume", "checkpoint"]},
+                "views": {
+                    "type": "list",
+                    "elements": "str",
+                    "choices": ["inside", "outside"],
+                    "default": ["inside", "outside"],
+                },
+                "deadline": {"type": "float", "default": 120},
+                "since": {"type": "str"},
+                "expect": {"type": "dict", "default": {}},
+                "allow_unverified": {"type": "bool", "default": False},
+            },
+        )
+        try:
+            return {**result, **self._check(arguments, task_vars or {})}
+        except RollbackError as exc:
+            return {**result, "failed": True, "msg": exc.message, "next_step": exc.next_step}
+        except AnsibleConnectionFailure as exc:
+            words = f"The service's host does not answer, so its checks could not be run: {printable(str(exc))}"
+            return {**result, "failed": True, "msg": words}
+        except AnsibleError as exc:
+            return {**result, "failed": True, "msg": f"The checks could not be run: {printable(str(exc))}"}
+
+    def _check(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        documents = validated(plain(self._templar.template(task_vars.get(VARIABLE, []))))
+        checks = load_checks(documents)  # all of them: a mistake in one of the other view is a mistake too
+        mode = bool(self._task.check_mode)
+        context = context_from(arguments["since"], arguments["expect"], check_mode=mode)
+        outside = [check for check in checks if check.view == "outside" and "outside" in arguments["views"]]
+        inside = [
+            document
+            for document, check in zip(documents, checks, strict=True)
+            if check.view == "inside" and "inside" in arguments["views"]
+        ]
+        found: list[CheckResult] = []
+        thread = threading.Thread(
+            target=lambda: found.extend(run_checks(outside, arguments["deadline"], context)),
+            daemon=True,
+        )
+        thread.start()
+        try:
+            there = self._ask_host(inside, arguments, task_vars) if inside else []
+        finally:
+            thread.join()
+        results = there + found
+        verdict = judge(results, allow_unverified=arguments["allow_unverified"] or mode)
+        phase = arguments["phase"]
+        return {
+            "failed": verdict.failed,
+            "changed": False,
+            "msg": verdict.text if results else NO_CHECKS,
+            "rollbackctl": {"phase": phase, "checks": [{"phase": phase, **one.to_dict()} for one in results]},
+        }
+
+    def _ask_host(
+        self,
+        documents: list[dict[str, Any]],
+        arguments: dict[str, Any],
+        task_vars: dict[str, Any],
+    ) -> list[CheckResult]:
+        """Run the module on the service's host.
+
+        :raises AnsibleConnectionFailure: the host does not answer.
+        :raises Refused: the module gave no results.
+        """
+        public, secrets = take_secrets(documents)
+        answer = self._execute_module(
+            module_name="rollback_checks",
+            module_args={
+                "phase": arguments["phase"],
+                "checks": public,
+                "secrets": json.dumps(secrets),
+                "deadline": arguments["deadline"],
+                "since": arguments["since"],
+                "expect": plain(arguments["expect"]),
+                "allow_unverified": True,  # decided here, for both views together
+            },
+            task_vars=task_vars,
+        )
+        try:
+            reported = answer["rollbackctl"]["checks"]
+            return [CheckResult(**{key: one[key] for key in one if key != "phase"}) for one in reported]
+        except (KeyError, TypeError):
+            words = printable(str(answer.get("msg", "it gave no answer")))
+            raise Refused(
+                f"The checks on the service's host could not be run: {words}",
+                "Check that Python 3.9 or newer is installed there: ansible -m ansible.builtin.setup HOST",
+            ) from None
+
+
+def plain(value: Any) -> Any:
+    """Return a value of Ansible's (lazy, tagged) as plain dicts and lists."""
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    return value
+
+
+def validated(documents: Any) -> list[dict[str, Any]]:
+    """Return the checks with types converted and defaults filled in, as the role's argument spec says.
+
+    Ansible's messages quote the values they reject; headers and environment therefore never reach the validator.
+
+    :raises Refused: with all problems.
+    """
+    hint = "Correct rollback_checks in the service's profile; roles/run_verify/README.md shows how a check is written."
+    if not isinstance(documents, list) or not all(isinstance(document, dict) for document in documents):
+        raise Refused("rollback_checks must be a list of mappings. Nothing was changed.", hint)
+    public, secrets = take_secrets(documents)
+    options = yaml.safe_load(SPEC.read_text(encoding="utf-8"))["argument_specs"]["all"]["options"]
+    answer = ArgumentSpecValidator(options).validate({VARIABLE: public})
+    if answer.error_messages:
+        problems = " ".join(f"{printable(message)}." for message in answer.error_messages)
+        raise Refused(f"rollback_checks cannot be used. {problems} Nothing was changed.", hint)
+    return give_secrets(answer.validated_parameters[VARIABLE], secrets)
