@@ -7,7 +7,9 @@ All texts are plain text without control characters, all times are seconds, all 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from . import text
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -157,6 +159,7 @@ class Service:
     meaning: str
     message: str
     next: str
+    planned: bool
     checkpoint: str
     plan_hash: str
     estimate: float
@@ -178,8 +181,8 @@ class Service:
     @property
     def loss_words(self) -> str:
         """The data-loss statement as one sentence."""
-        if not self.components:
-            return "There is no plan, so nothing is known about data."
+        if not self.planned:
+            return "The run ended before its plan, so nothing is known about data that would be lost."
         if self.loss_since:
             return f"What was written after {text.moment(self.loss_since)} is not in the target."
         return "Nothing that was written is lost."

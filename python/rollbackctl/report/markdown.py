@@ -11,7 +11,7 @@ from .definitions import Component, Report, Service
 
 # Every ASCII punctuation character may be escaped (https://spec.commonmark.org/0.31.2/#backslash-escapes); these are
 # the ones that can begin something. < and & become entities, so that also a viewer that passes HTML through shows text.
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$])")
+_SPECIAL = re.compile(r"([\\`*_\[\]#|~$])")
 _STATES = {"ok": "holds", "failed": "**does not hold**", "unverified": "**could not be looked at**"}
 
 
@@ -19,8 +19,8 @@ def escape(plain: str) -> str:
     """Return a plain text as Markdown that shows exactly it, on one line."""
     joined = " ".join(plain.split())
     escaped = _SPECIAL.sub(r"\\\1", joined).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # At the beginning of a line - and 1. would begin a list.
-    return re.sub(r"^(-|\d+(?=\.))", r"\\\1" if escaped.startswith("-") else r"\1\\", escaped)
+    # At the beginning of a line these would begin a list.
+    return re.sub(r"^(\d{0,9})([-+.)])(?= |$)", r"\1\\\2", escaped)
 
 
 def code(plain: str) -> str:
@@ -112,7 +112,7 @@ def _service(service: Service) -> Iterable[str]:
 
 def _component(component: Component) -> tuple[str, ...]:
     read = code(component.read_back) or "not read"
-    return escape(component.name), component.layer, code(component.live), code(component.target), read
+    return escape(component.name), escape(component.layer), code(component.live), code(component.target), read
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -131,8 +131,14 @@ def _timeline(record: Mapping[str, Any], budget: Budget) -> Timeline:
         name = text.line(phase.get("name"))
         inner = [_step_bar(service, step, axis, many=many) for service, step in steps if step.get("phase") == name]
         bars.append(replace(_bar(phase, name, name, axis), inner=tuple(inner)))
-    marks = tuple((100 * part / 4, text.duration(axis * part / 4)) for part in range(5))
-    return Timeline(axis, tuple(bars), 100 * budget.allowed / axis if near else None, marks)
+    return Timeline(axis, tuple(bars), 100 * budget.allowed / axis if near else None, _ticks(axis))
+
+
+def _ticks(axis: float) -> tuple[tuple[float, str], ...]:
+    """Return round marks for an axis of so many seconds, at most seven, as percentage and label."""
+    steps = (scale * unit for unit in (0.01, 0.1, 1, 10, 60, 600, 3600, 36000) for scale in (1, 2, 3, 5))
+    step = next((step for step in steps if axis / step <= 6), axis)
+    return tuple((100 * step * mark / axis, text.duration(step * mark)) for mark in range(int(axis / step) + 1))
 
 
 def _bar(item: Mapping[str, Any], name: str, label: str, axis: float) -> Bar:
@@ -172,6 +178,7 @@ def _service(name: str, found: Mapping[str, Any]) -> Service:
         meaning=words.MEANINGS[outcome],
         message=text.block(found.get("message")),
         next=text.line(found.get("next")),
+        planned=bool(plan),
         checkpoint=text.line(plan.get("checkpoint")),
         plan_hash=text.line(plan.get("hash")),
         estimate=text.number(plan.get("seconds")),

@@ -37,7 +37,7 @@ def duration(seconds: float) -> str:
     if seconds < 0.0995:
         return f"{max(1, round(seconds * 1000))} ms"
     if seconds < 59.95:
-        return f"{seconds:.1f} s".replace(".0 s", " s")
+        return f"{seconds:.0f} s" if seconds == int(seconds) else f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 3600:
         return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")

@@ -229,7 +229,7 @@ def refused() -> dict[str, Any]:
         message="The backup bk-20261121-091240 is damaged: digest differs from its manifest. Nothing was changed.",
         next="rollbackctl run 3 shop --checkpoint cp-20261120-220000-1b2c",
         seconds=1.1,
-        phases=record()["phases"][:1] + [record()["phases"][1] | {"status": "failed"}],
+        phases=[*record()["phases"][:1], record()["phases"][1] | {"status": "failed"}],
         services={
             "shop": service(
                 outcome="refused",
