@@ -12,8 +12,8 @@ import hashlib
 import os
 import stat
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Iterable, Iterator
 
 from .errors import Refused
 from .names import printable
