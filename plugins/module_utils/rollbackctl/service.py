@@ -8,7 +8,6 @@ was put back. A start time that differs from the plan's proves nothing (a crash 
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,9 @@ from .service_reading import DOWN, FAILED, RUNNING, STOPPED, Manager, Reading, a
 from .service_supervisor import Address, Supervisor, read_address
 
 MARK, FENCE = "restart.json", "fence.json"
+# In a mark: the start counts for every target.
+ANY = "any"
+RESTARTED = Version({"state": RUNNING, "started": ""}, "running, started anew")
 POLL_SECONDS = 0.05
 _Seen = TypeVar("_Seen")
 # systemd.unit(5): a unit name may hold these; an instance comes after @.
@@ -74,21 +76,18 @@ class ServiceDriver(FenceDriver):
         return _version(self.manager.read())
 
     def resolve(self, want: Version | str) -> Version:
-        """Return the state to reach: the checkpoint's, or "running" where an operator named that.
+        """Return the one state there is to reach: running, started anew. A version (of the checkpoint, or what is live)
+        says nothing more: what it was restarted from is gone.
 
-        :raises Refused: anything else was named.
+        :raises Refused: an operator named anything but "running".
         """
-        if isinstance(want, Version):
-            if not isinstance(want.identity.get("state"), str):
-                raise Refused(f"{self.name}: the checkpoint does not say whether the service ran. Nothing was changed.")
-            return want
-        if want != "running":
+        if isinstance(want, str) and want != "running":
             raise unknown_target(self.name, want, ["running"], "state")
-        return Version({"state": RUNNING, "started": ""}, "running")
+        return RESTARTED
 
     def check(self, live: Version, target: Version) -> Finding:  # noqa: ARG002 - a restart is the same from anywhere
         """Prove that the manager answers and knows the program; name what a restart may take."""
-        problems, notes = [], []
+        problems = []
         try:
             reading = self.manager.read()
         except Refused as exc:
@@ -99,13 +98,10 @@ class ServiceDriver(FenceDriver):
                     f"{self.name} is a fence, but no process id of it is known, so nobody could prove that it is gone. "
                     "Name pid_file in the profile."
                 )
-        if target.identity["state"] == FAILED:
-            notes.append(f"{self.name} had failed at the target; it is restarted and may fail again.")
         return Finding(
             problems=tuple(problems),
             seconds=1.5 + self.settle,
-            worst_seconds=self.stop_timeout + self.start_timeout + self.settle,
-            notes=tuple(notes),
+            worst_seconds=2 * self.stop_timeout + self.start_timeout + self.settle,
         )
 
     def matches(self, reading: Version, version: Version, *, exact: bool) -> bool:  # noqa: ARG002 - see the module
@@ -119,8 +115,8 @@ class ServiceDriver(FenceDriver):
         reading = _version(seen)
         if entry.action == "none":
             return (TARGET if self.matches(reading, entry.target, exact=False) else BETWEEN), reading
-        if self._mark(entry.target) is not None:
-            return (TARGET if self._restarted(seen, entry.target) else BETWEEN), reading
+        if self._mark(entry.target, ANY) is not None:
+            return (TARGET if self._restarted(seen, entry.target, ANY) else BETWEEN), reading
         return (LIVE if self.matches(reading, entry.live, exact=False) else BETWEEN), reading
 
     # -- changing ----------------------------------------------------------------------------------------------------
@@ -138,16 +134,16 @@ class ServiceDriver(FenceDriver):
         if self._mark(target) is not None and self._restarted(seen, target):
             return
         failpoint("restart_service.restart.before")
-        self._write_mark(target, seen.started, done=False)
+        self._write_mark(_key(target), seen.started, done=False)
         self._stop()
         if target.identity["state"] != STOPPED:
             # What had failed at the target (undo of a release that does not start) may fail again: there it was.
             self._start(insist=target.identity["state"] == RUNNING)
-        self._write_mark(target, seen.started, done=True)
+        self._write_mark(_key(target), seen.started, done=True)
         failpoint("restart_service.restart.after")
 
-    def _restarted(self, seen: Reading, target: Version) -> bool:
-        mark = self._mark(target)
+    def _restarted(self, seen: Reading, target: Version, *other: str) -> bool:
+        mark = self._mark(target, *other)
         if mark is None:
             return False
         wanted = target.identity["state"]
@@ -156,15 +152,13 @@ class ServiceDriver(FenceDriver):
         later = mark["done"] or (seen.started and seen.started != mark["before"])
         return bool(later) and (seen.state == RUNNING or wanted != RUNNING)
 
-    def _mark(self, target: Version) -> dict[str, Any] | None:
-        if self.place.work is None:
-            return None
-        mark = read_document(self.place.work / MARK)
-        return mark if mark is not None and mark["target"] == _key(target) else None
+    def _mark(self, target: Version, *other: str) -> dict[str, Any] | None:
+        mark = read_document(self.place.work / MARK) if self.place.work is not None else None
+        return mark if mark is not None and mark["target"] in {_key(target), *other} else None
 
-    def _write_mark(self, target: Version, before: str, *, done: bool) -> None:
+    def _write_mark(self, target: str, before: str, *, done: bool) -> None:
         if self.place.work is not None:
-            document = {"target": _key(target), "before": before, "done": done}
+            document = {"target": target, "before": before, "done": done}
             write_document(self.place.work / MARK, document)
 
     def _stop(self) -> None:
@@ -244,17 +238,20 @@ class ServiceDriver(FenceDriver):
     def closed(self) -> bool:
         """Read whether it is stopped, with all processes that were its own when the fence closed."""
         seen = self.manager.read()
-        return seen.state in DOWN and not seen.pids and not any(map(alive, self._fenced()))
+        return seen.state in DOWN and not seen.pids and not any(map(alive, self._fenced() or ()))
 
     def close(self) -> None:
         """Stop it and read back that it and its children are gone.
 
         :raises StepFailed: something of it still runs.
         """
-        if self.closed():
+        if self.place.work is not None:
+            # A restart from before the fence is no proof of one after it.
+            (self.place.work / MARK).unlink(missing_ok=True)
+        if self.closed() and self._fenced() is not None:
             return
         # Known before the stop, for a run that is killed in the middle: who must be gone before data may change.
-        members = sorted({*self._fenced(), *family(self.manager.read().pids)})
+        members = sorted({*(self._fenced() or ()), *family(self.manager.read().pids)})
         if self.place.work is not None:
             write_document(self.place.work / FENCE, {"members": members})
         failpoint("restart_service.close.before")
@@ -270,14 +267,16 @@ class ServiceDriver(FenceDriver):
         failpoint("restart_service.open.before")
         if self.manager.read().state != RUNNING:
             self._start(insist=True)
-        if self.place.work is not None:
-            with contextlib.suppress(FileNotFoundError):
-                (self.place.work / FENCE).unlink()
+        if self.place.work is not None and self._fenced() is not None:
+            # It was stopped before the changes and started after them: as good as a restart, whatever it was for.
+            self._write_mark(ANY, "", done=True)
+            (self.place.work / FENCE).unlink(missing_ok=True)
         failpoint("restart_service.open.after")
 
-    def _fenced(self) -> list[str]:
+    def _fenced(self) -> list[str] | None:
+        """Return the processes that were its own when this run closed the fence; None when it did not."""
         document = read_document(self.place.work / FENCE) if self.place.work is not None else None
-        return list(document["members"]) if document else []
+        return list(document["members"]) if document else None
 
 
 def _key(target: Version) -> str:

@@ -232,6 +232,33 @@ def test_the_fence_closes_with_children_and_opens(make: Make) -> None:
     assert not driver.closed()
 
 
+def test_what_a_fence_stopped_and_started_counts_as_restarted(make: Make) -> None:
+    driver = make("web")
+    live = running(driver)
+    entry = entry_of(live, driver.resolve(live))
+    driver.close()
+    assert driver.state(entry, opened=False)[0] == BETWEEN
+    driver.open()
+    assert make("web").state(entry, opened=True)[0] == TARGET
+    first = driver.live(exact=True).identity["started"]
+    driver.apply(entry.live)  # the undo of that run
+    assert driver.live(exact=True).identity["started"] != first
+    driver.close()  # and the run is resumed
+    driver.place.work.joinpath("fence.json").unlink()  # type: ignore[union-attr]
+    driver.open()
+    assert driver.state(entry, opened=True)[0] == LIVE
+
+
+def test_a_fence_around_a_service_that_was_down_counts_too(make: Make) -> None:
+    driver = make("web")
+    running(driver)
+    make("web", work=None).close()
+    live = driver.live(exact=True)
+    driver.close()
+    driver.open()
+    assert driver.state(entry_of(live, driver.resolve(live)), opened=True)[0] == TARGET
+
+
 def test_a_fence_is_not_closed_while_a_child_lives(make: Make) -> None:
     driver = make("parent", stop_timeout=1)
     running(driver)
@@ -277,7 +304,7 @@ def test_check_mode_reads_without_a_place(make: Make, tmp_path: Path) -> None:
     live = running(driver)
     finding = driver.check(live, driver.resolve("running"))
     assert finding.problems == ()
-    assert finding.worst_seconds == pytest.approx(20.2)
+    assert finding.worst_seconds == pytest.approx(30.2)
     assert list(tmp_path.joinpath("work").iterdir()) == []
 
 
@@ -289,8 +316,11 @@ def test_an_unknown_program_is_refused_with_those_there_are(make: Make) -> None:
 def test_an_unknown_target_is_refused(make: Make) -> None:
     with pytest.raises(Refused, match="Known: running"):
         make().resolve("v1.4")
-    with pytest.raises(Refused, match="does not say whether"):
-        make().resolve(Version({}, "nothing"))
+
+
+def test_what_had_failed_is_to_run_again(make: Make) -> None:
+    driver = make("broken", work=None)
+    assert driver.resolve(driver.live(exact=True)).identity["state"] == "RUNNING"
 
 
 @pytest.mark.parametrize(
