@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from .component import unknown_target
 from .errors import Refused
@@ -101,7 +102,7 @@ class Steps:
 
 
 def _utc(written: str, changed: float) -> str:
-    """Return a migration's "Create Date" (alembic writes local time without a zone: taken as UTC), or its file's age."""
+    """Return a migration's "Create Date" (written without a zone: taken as UTC), or when its file was changed."""
     try:
         moment = datetime.fromisoformat(written.replace("Z", "+00:00"))
     except ValueError:
@@ -154,8 +155,8 @@ class History:
                 done = self.line(target, current)[::-1]
             except NoPath:
                 raise no_way_down from None
-            return Steps(True, done, tuple(revision.id for revision in done))
-        return Steps(False, undone, tuple(revision.down[0] for revision in undone))
+            return Steps(forward=True, undone=done, arrivals=tuple(revision.id for revision in done))
+        return Steps(forward=False, undone=undone, arrivals=tuple(revision.down[0] for revision in undone))
 
     def resolve(self, name: str, want: str, current: str) -> Revision:
         """Return what the operator's word means: a revision, a unique beginning of one, or -N steps from current.
@@ -186,8 +187,8 @@ class History:
     def _back(self, name: str, count: int, current: str) -> Revision:
         if len(self.heads) > 1:
             raise Refused(
-                f"{name}: the project has {len(self.heads)} heads ({', '.join(self.heads)}), so '-{count}' does not say "
-                "on which branch to go back. Nothing was changed.",
+                f"{name}: the project has {len(self.heads)} heads ({', '.join(self.heads)}), so '-{count}' does not "
+                "say on which branch to go back. Nothing was changed.",
                 "Name the revision: " + self._example(name, self._near(current)),
             )
         at = self.revisions.get(current)

@@ -92,7 +92,7 @@ class _Operations(ast.NodeVisitor):
         for statement in body:
             self.visit(statement)
 
-    def visit_With(self, node: ast.With) -> None:  # noqa: N802 - ast's own spelling
+    def visit_With(self, node: ast.With) -> None:
         for item in node.items:
             call = item.context_expr
             batch = isinstance(call, ast.Call) and self._operation(call) == "batch_alter_table"
@@ -102,10 +102,10 @@ class _Operations(ast.NodeVisitor):
                 self.visit(call)
         self.visit_all(node.body)
 
-    def visit_Raise(self, node: ast.Raise) -> None:  # noqa: N802 - ast's own spelling
+    def visit_Raise(self, node: ast.Raise) -> None:
         self._unknown(node, "may raise an error")
 
-    def visit_Call(self, node: ast.Call) -> None:  # noqa: N802 - ast's own spelling
+    def visit_Call(self, node: ast.Call) -> None:
         owner = node.func.value if isinstance(node.func, ast.Attribute) else None
         name = owner.id if isinstance(owner, ast.Name) else ""
         if name in self.batches and isinstance(node.func, ast.Attribute):

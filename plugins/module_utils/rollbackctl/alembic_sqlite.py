@@ -13,12 +13,14 @@ import os
 import shutil
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable
 from urllib.parse import quote
 
 from .durable import sync_directory
 from .errors import Refused, StateOther, StepFailed
+from .sqlite_content import connect, reading
 
 CHUNK = 256  # pages per backup step when there is something to do between steps
 SPARE = 16 * 1024 * 1024
@@ -62,7 +64,7 @@ class SqliteDatabase:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Open read-only; what SQLite cannot do becomes a refusal.
+        """Open read-only, leaving no file behind; what SQLite cannot do becomes a refusal.
 
         :raises Refused: the file is missing, damaged, locked or no database.
         """
@@ -71,11 +73,12 @@ class SqliteDatabase:
                 f"{self.name}: the database {self.path} does not exist or is not readable.",
                 "Correct the component's 'database', or give the connecting user access to it.",
             )
-        mode = "immutable=1" if self.finished else "mode=ro"
+        path = str(self.path)
+        opened = (
+            contextlib.closing(connect(path, immutable=True)) if self.finished else reading(path, seconds=self.wait)
+        )
         try:
-            with contextlib.closing(
-                sqlite3.connect(f"file:{quote(str(self.path))}?{mode}", uri=True, timeout=self.wait)
-            ) as connection:
+            with opened as connection:
                 yield connection
         except sqlite3.Error as exc:
             raise Refused(
@@ -111,25 +114,6 @@ class SqliteDatabase:
     @staticmethod
     def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
         return {str(row[1]) for row in connection.execute(f"PRAGMA table_info({quoted(table)})")}
-
-    def rows_only_here(self, other: Path) -> Mapping[str, int]:
-        """Return, per table, how many rows of this database the finished copy `other` has not (columns of both)."""
-        found: dict[str, int] = {}
-        with self.reading() as connection:
-            connection.execute("ATTACH DATABASE ? AS other", (f"file:{quote(str(other))}?immutable=1",))
-            tables = [str(row[0]) for row in connection.execute("SELECT name FROM main.sqlite_master WHERE type='table'")]
-            for table in tables:
-                if table == "alembic_version" or table.startswith("sqlite_"):
-                    continue
-                here = [str(row[1]) for row in connection.execute(f"PRAGMA main.table_info({quoted(table)})")]
-                there = {str(row[1]) for row in connection.execute(f"PRAGMA other.table_info({quoted(table)})")}
-                common = ", ".join(quoted(column) for column in here if column in there)
-                missing = f" EXCEPT SELECT {common} FROM other.{quoted(table)}" if common else ""
-                sql = f"SELECT count(*) FROM (SELECT {common or '*'} FROM main.{quoted(table)}{missing})"  # noqa: S608
-                count = int(connection.execute(sql).fetchone()[0])
-                if count:
-                    found[table] = count
-        return found
 
     def damage(self) -> str:
         """Return what integrity_check finds; empty when the database is sound."""
@@ -173,6 +157,11 @@ class SqliteDatabase:
         try:
             with self.reading() as source, contextlib.closing(sqlite3.connect(temporary)) as copy:
                 source.backup(copy, pages=-1, progress=_until(self.wait), sleep=0.05)
+        except TimeoutError as exc:
+            remove_database(temporary)
+            raise Refused(
+                f"{self.name}: {self.path} could not be copied: {exc}.", "Find out who holds it, then run this again."
+            ) from exc
         except BaseException:
             remove_database(temporary)
             raise
@@ -188,9 +177,12 @@ class SqliteDatabase:
         :raises StepFailed: when somebody holds the database longer than `wait`; it is then unchanged.
         """
         try:
-            with contextlib.closing(sqlite3.connect(copy, timeout=self.wait)) as source, contextlib.closing(
-                sqlite3.connect(f"file:{quote(str(self.path))}?mode=rw", uri=True, timeout=self.wait)
-            ) as live:
+            with (
+                contextlib.closing(sqlite3.connect(copy, timeout=self.wait)) as source,
+                contextlib.closing(
+                    sqlite3.connect(f"file:{quote(str(self.path))}?mode=rw", uri=True, timeout=self.wait)
+                ) as live,
+            ):
                 source.backup(live, pages=CHUNK, progress=_until(self.wait, between), sleep=0.05)
                 # Only tidies up: the write-ahead log has grown by the size of the whole database.
                 with contextlib.suppress(sqlite3.Error):
@@ -207,7 +199,8 @@ class SqliteDatabase:
 
         PRAGMA data_version: https://sqlite.org/pragma.html#pragma_data_version
         """
-        with self.reading() as connection:
+        # Outside a transaction: inside one the answer would never change.
+        with contextlib.closing(connect(str(self.path), seconds=self.wait)) as connection:
             before = connection.execute("PRAGMA data_version").fetchone()
 
             def unchanged() -> None:

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which way leads from the revision that is live to the target: down, up, or by putting a recorded copy back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Callable
+
+from .alembic_command import Command
+from .alembic_history import History, NoPath, Steps
+from .alembic_loss import Cost, count_cost
+from .alembic_sqlite import SqliteDatabase
+from .component import Version
+from .errors import Refused
+
+NONE, DOWN, UP, PUT_BACK = "none", "downgrade", "upgrade", "put_back"
+_SQL_SHOWN = 4000
+_NO_STEPS = Steps(forward=False, undone=(), arrivals=())
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A way to the target. direction: NONE, DOWN, UP or PUT_BACK. steps: empty unless migrations are run.
+
+    waits: the project lacks migrations of this way now; they are expected to come with the code.
+    """
+
+    direction: str
+    steps: Steps = _NO_STEPS
+    waits: bool = False
+
+
+def copy_of(version: Version) -> Path | None:
+    """Return the database copy that was recorded with a version; None when there is none."""
+    copy = version.artefacts.get("copy")
+    return Path(version.at, copy["file"]) if copy else None
+
+
+def thrown_away(name: str, here: str, target: Version) -> Cost | None:
+    """Return what going down from the recorded target to `here` threw away; None when `here` is not below it.
+
+    Both are read from what was recorded with the target, so the answer is the same whichever code is there now.
+    """
+    copy = copy_of(target)
+    if copy is None:
+        return None
+    recorded = History.from_dicts(target.artefacts.get("history", ()), ())
+    try:
+        undone = recorded.line(str(target.identity["revision"]), here)
+    except NoPath:
+        return None
+    return count_cost(SqliteDatabase(name, copy, 5, finished=True), undone)
+
+
+def find_way(command: Command, read_history: Callable[[], History], here: str, target: Version) -> Way:
+    """Return the way from the revision `here` to the target.
+
+    :raises Refused: there is none, or it would be an upgrade that nobody recorded.
+    """
+    there = str(target.identity["revision"])
+    if here == there:
+        return Way(NONE)
+    cost = thrown_away(command.name, here, target)
+    if cost is not None and not cost.nothing:
+        return Way(PUT_BACK, Steps(forward=True, undone=(), arrivals=(there,)))
+    history = read_history()
+    if cost is not None and there not in history.revisions:
+        recorded = History.from_dicts(target.artefacts.get("history", ()), ())
+        return Way(UP, recorded.steps(here, there), waits=True)
+    _require_known(command, history, here, there)
+    try:
+        steps = history.steps(here, there)
+    except NoPath as exc:
+        raise Refused(
+            f"{command.name}: no single line of migrations leads from {here} to {there}: {exc}.",
+            "Restore the database instead, or name an ancestor of the present revision.",
+        ) from exc
+    if steps.forward and not target.taken:
+        raise Refused(
+            f"{command.name}: revision {there} is newer than the present {here}: going there would be an upgrade, not "
+            "a rollback.",
+            "Name an older revision. To take back a rollback: rollbackctl undo RUN",
+        )
+    return Way(UP if steps.forward else DOWN, steps)
+
+
+def _require_known(command: Command, history: History, here: str, there: str) -> None:
+    if here not in history.revisions:
+        raise Refused(
+            f"{command.name}: the database is at revision {here}, which is not among the migrations in "
+            f"{command.project} (heads: {', '.join(history.heads)}). A downgrade needs the migrations of the new code; "
+            "if no version of the code has it, the revision was stamped by hand.",
+            f"Put the commit or image that contains it into the project directory (git log --all -- '*{here}*' finds "
+            "the commit), or restore the database.",
+        )
+    if there not in history.revisions:
+        raise Refused(
+            f"{command.name}: revision {there} is not among the migrations in {command.project}.",
+            "Put the commit or image that contains it into the project directory.",
+        )
+
+
+def irreversible(name: str, steps: Steps, restored_by: str) -> list[str]:
+    """Return a sentence for each step down that its own migration file makes impossible."""
+    instead = f"Restore the database instead (component {restored_by})." if restored_by else "Restore the database."
+    return [
+        f"{name}: revision {revision.label} cannot be undone: {revision.obstacle}. {instead}"
+        for revision in steps.undone
+        if revision.obstacle and not steps.forward
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rehearsal:
+    """What running env.py without a change showed. sql: what alembic would send; empty when it cannot say."""
+
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    sql: str
+
+
+def rehearse(command: Command, options: Mapping[str, Any], database: SqliteDatabase, here: str, way: Way) -> Rehearsal:
+    """Prove that env.py means this database, or takes the address it is given, and render the SQL where it can."""
+    variable = str(options.get("url_environment") or "")
+    probe = {variable: "sqlite://"} if variable else {}  # an empty database in memory
+    problems = []
+    current = command.alembic(["current"], probe)
+    shown = {line.split(" ")[0] for line in current.output.splitlines()}
+    if current.code != 0:
+        problems.append(f"{command.name}: 'alembic current' failed (exit {current.code}): {current.tail}.")
+    elif variable and here in shown:
+        problems.append(
+            f"{command.name}: env.py does not take the database's address from {variable}: given another address it "
+            "still reads this database. Correct env.py, or leave 'url_environment' out (then it is migrated in place)."
+        )
+    elif not variable and here not in shown:
+        problems.append(
+            f"{command.name}: {database.path} is at revision {here}, but alembic does not read that: env.py uses "
+            f"another database. Compare 'database' with the address in env.py or {command.config}."
+        )
+    if problems:
+        return Rehearsal(tuple(problems), (), "")
+    verb = UP if way.steps.forward else DOWN
+    rendered = command.alembic([verb, f"{here}:{way.steps.arrivals[-1]}", "--sql"], probe)
+    if rendered.code == 0:
+        return Rehearsal((), (), command.redacted(rendered.output)[:_SQL_SHOWN])
+    note = "the SQL cannot be shown beforehand: a migration has to look at the database first (batch mode)"
+    return Rehearsal((), (note,), "")
