@@ -24,8 +24,8 @@ from .store import DirectoryStore, open_store
 PHASE_ARGUMENTS: dict[str, Any] = {
     "phase": {"type": "str", "required": True},
     "role": {"type": "str", "required": True},
-    "components": {"type": "list", "elements": "dict", "required": True, "no_log": True},
-    "peers": {"type": "dict", "default": {}, "no_log": True},
+    "components": {"type": "list", "elements": "dict", "required": True},
+    "peers": {"type": "dict", "default": {}},
     "run": {"type": "dict", "required": True},
 }
 MINIMUM_DEADLINE_SECONDS = 30.0

@@ -1,0 +1,120 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Open, plan, finish or describe a run on the service's host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: rollback_run
+short_description: Open, plan, finish or describe a run on the service's host
+description:
+  - Takes and gives back the run's lease, composes the plan, ends the run and writes the ledger.
+  - The engine's action plugins call it; a playbook has no reason to.
+version_added: "0.1.0"
+author: [The rollbackctl authors]
+options:
+  operation:
+    description: What to do.
+    type: str
+    required: true
+    choices: [open, plan, finish, describe]
+  run:
+    description: The run, as the guard made it.
+    type: dict
+    required: true
+  service:
+    description: The profile's C(rollback_service).
+    type: dict
+    default: {}
+  asked:
+    description: The run's parameters.
+    type: dict
+    default: {}
+  proposals:
+    description: What the roles' preflight found, for C(plan).
+    type: list
+    elements: dict
+    default: []
+  peers:
+    description: All components of the service, for reading it back.
+    type: dict
+    default: {}
+  fences:
+    description: Whether the service has a component that can be a fence.
+    type: bool
+    default: false
+  dry:
+    description: Write nothing and take no lease.
+    type: bool
+    default: false
+  failed:
+    description: Whether a phase failed, for C(finish).
+    type: bool
+    default: false
+  message:
+    description: What the failed phase said.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    support: full
+    description: With O(dry) it only reads.
+"""
+
+EXAMPLES = r"""
+- name: Status | Read the state store
+  rollback_run:
+    operation: describe
+    run: {state: {kind: directory, path: /var/lib/rollbackctl}}
+"""
+
+RETURN = r"""
+rollbackctl:
+  description: The run, the plan with its problems, the ending, or the description.
+  returned: always
+  type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402 - documentation comes first
+from ansible.module_utils.rollbackctl.errors import RollbackError  # noqa: E402
+from ansible.module_utils.rollbackctl.runs import describe, finish_run, open_run, plan_run  # noqa: E402
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "operation": {"type": "str", "required": True, "choices": ["open", "plan", "finish", "describe"]},
+            "run": {"type": "dict", "required": True},
+            "service": {"type": "dict", "default": {}},
+            "asked": {"type": "dict", "default": {}},
+            "proposals": {"type": "list", "elements": "dict", "default": []},
+            "peers": {"type": "dict", "default": {}},
+            "fences": {"type": "bool", "default": False},
+            "dry": {"type": "bool", "default": False},
+            "failed": {"type": "bool", "default": False},
+            "message": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+        no_log=True,  # the parameters, which may hold secrets, would go to the host's syslog
+    )
+    given = module.params
+    run, asked, operation = given["run"], given["asked"], given["operation"]
+    try:
+        if operation == "open":
+            facts = {"phase": "guard", "run": open_run(run, given["service"], asked, dry=given["dry"])}
+        elif operation == "plan":
+            facts = {"phase": "plan", **plan_run(run, asked, given["proposals"], fences=given["fences"], dry=given["dry"])}
+        elif operation == "finish":
+            ending = finish_run(run, asked, given["peers"], failed=given["failed"], message=given["message"])
+            facts = {"phase": "finish", "ending": ending}
+        else:
+            facts = {"phase": "status", "status": describe(run["state"])}
+    except RollbackError as error:
+        module.fail_json(msg=error.message, next_step=error.next_step)
+    module.exit_json(changed=False, rollbackctl=facts)
+
+
+if __name__ == "__main__":
+    main()

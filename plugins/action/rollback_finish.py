@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""End the run: read the service back, decide the outcome, tell what to type next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible import module_utils
+
+# The `module_utils` setting reaches modules only; what runs in the controller finds the shared code through this path.
+_SHARED = str(Path(__file__).resolve().parents[1] / "module_utils")
+if _SHARED not in module_utils.__path__:
+    module_utils.__path__.append(_SHARED)
+
+from ansible.module_utils.rollbackctl import outcome  # noqa: E402
+from ansible.module_utils.rollbackctl.action import RollbackAction  # noqa: E402
+
+
+OTHER_SERVICE = "Another service of this run did not get through; the barrier stopped this one with it."
+
+
+class ActionModule(RollbackAction):
+    """`rollback_finish:` takes no options; what failed is in the variable __run_failure, which a rescue sets."""
+
+    def act(self) -> dict[str, Any]:
+        """Finish on the host when the guard opened the run there; say the outcome; fail unless it is a success."""
+        failure = self.variable("__run_failure")
+        failed = failure is not None
+        message = str((failure or {}).get("msg") or (OTHER_SERVICE if failed else ""))
+        following = str((failure or {}).get("next_step") or "")
+        run = self.engine_run
+        if not run or not run.get("token"):
+            word = outcome.REFUSED if failed else outcome.DONE
+            ending: dict[str, Any] = {"outcome": word, "message": message or outcome.MEANINGS[word], "next": following}
+        else:
+            asked = {name: self.variable(name) for name in ("rollback_soak_seconds", "rollback_release")}
+            ending = self._on_host(run, asked, failed=failed, message=message)
+            ending["next"] = ending.get("next") or following
+        succeeded = ending["outcome"] in (outcome.DONE, outcome.ALREADY)
+        text = f"{outcome.MEANINGS[ending['outcome']]}. {ending['message']}".strip()
+        if ending.get("next"):
+            text += f" Next: {ending['next']}"
+        return {"failed": not succeeded, "msg": text, "rollbackctl": {"phase": "finish", "ending": ending}}
+
+    def _on_host(self, run: dict[str, Any], asked: dict[str, Any], *, failed: bool, message: str) -> dict[str, Any]:
+        result = self.on_host(
+            "rollback_run",
+            {"operation": "finish", "run": run, "asked": asked, "peers": self.peers(), "failed": failed, "message": message},
+        )
+        if result.get("failed"):
+            text = f"{message} The run could not be ended on the host: {result.get('msg', '')}".strip()
+            return {"outcome": outcome.UNKNOWN, "message": text, "next": f"rollbackctl resume {run['id']}"}
+        return dict(result["rollbackctl"]["ending"])

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the engine's action plugins share: reading a host's profile and running our modules there. Controller only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.plugins.action import ActionBase
+
+from .controller import plain, role_options, role_phases, validate
+
+ROLES = Path(__file__).resolve().parents[3] / "roles"
+STOP_VARIABLE = "ROLLBACKCTL_STOP"
+CALLBACK_VARIABLE = "ROLLBACKCTL_CALLBACK"
+RUN_FACT = "rollbackctl_run"
+DRY_KINDS = ("preflight", "verify", "status")
+
+
+class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no types
+    """Base class of the engine's action plugins."""
+
+    _supports_check_mode = True
+    _supports_async = False
+
+    def variable(self, name: str, default: Any = None) -> Any:
+        """Return a host's variable, templated (inventory authors are trusted), as JSON types."""
+        if name not in self.task_vars:
+            return default
+        return plain(self._templar.resolve_variable_expression(name))
+
+    def facts(self, name: str) -> Any:
+        """Return what an earlier task of this run left for this host; None when there is nothing."""
+        return plain(self.task_vars.get("ansible_facts", {}).get(name))
+
+    @property
+    def engine_run(self) -> dict[str, Any]:
+        """The run as the guard opened it on this host; empty when it did not."""
+        return dict(self.facts(RUN_FACT) or {})
+
+    @property
+    def dry(self) -> bool:
+        """Whether nothing may be written: check mode, and the playbooks that only look."""
+        return bool(self._task.check_mode) or self.variable("run_kind") in DRY_KINDS
+
+    def run_roles(self) -> list[str]:
+        """Return the level playbook's roles, in its order."""
+        return [str(role) for role in self.variable("run_roles", [])]
+
+    def components(self, role: str) -> tuple[list[dict[str, Any]], list[str]]:
+        """Return a role's components on this host, defaults filled in from its specification, and all problems.
+
+        rollback_components narrows them down.
+        """
+        items = self.variable(role)
+        if not items:
+            return [], []
+        values, problems = validate(role_options(str(ROLES / role), "preflight"), {role: items})
+        wanted = self.variable("rollback_components") or []
+        accept = bool(self.variable("rollback_accept_unverified_backup", False))
+        kept = [
+            {**item, "accept_unverified": accept}
+            for item in (values.get(role) or [] if not problems else [])
+            if not wanted or item.get("name") in wanted
+        ]
+        return kept, problems
+
+    def peers(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the components of all of this playbook's roles, for reading the whole service back."""
+        return {role: items for role in self.run_roles() if (items := self.components(role)[0])}
+
+    def on_host(self, module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Run one of our modules on the host. A host that cannot be reached is a failure like any other: Ansible gives an
+        unreachable host neither rescue nor always."""
+        try:
+            result = self._execute_module(
+                module_name=module, module_args=dict(arguments), task_vars=self.task_vars, wrap_async=False
+            )
+        except AnsibleConnectionFailure as error:
+            return {"failed": True, "msg": f"The host cannot be reached: {error}"}
+        except AnsibleError as error:
+            return {"failed": True, "msg": f"{module} could not be run on the host: {error}"}
+        result.pop("invocation", None)
+        if result.get("failed") and "rollbackctl" not in result:
+            detail = str(result.get("module_stderr") or result.get("exception") or "").strip().splitlines()
+            result["msg"] = f"{result.get('msg', module + ' failed')}" + (f" ({detail[-1][:300]})" if detail else "")
+        return dict(result)
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the plugin; whatever goes wrong becomes a result, so that rescue and finish still run."""
+        self.task_vars: dict[str, Any] = task_vars or {}
+        super().run(tmp, task_vars)
+        try:
+            return self.act()
+        except (AnsibleError, KeyError, OSError, ValueError, TypeError) as error:
+            return {"failed": True, "msg": f"{self._task.action}: {type(error).__name__}: {error}"}
+
+    def act(self) -> dict[str, Any]:
+        """Do the plugin's work and return its result."""
+        raise NotImplementedError
+
+    @property
+    def stop_requested(self) -> str:
+        """The signal that asked this run to stop; empty when none did."""
+        return os.environ.get(STOP_VARIABLE, "")
+
+
+def declared(roles: Sequence[str], phase: str) -> list[str]:
+    """Return the roles that take part in a phase, in the given order."""
+    return [role for role in roles if phase in role_phases(str(ROLES / role))]

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the controller checks before it touches a host: names, values and the shape of a profile.
+
+The truth about parameters is in the roles' meta/argument_specs.yml; nothing here repeats it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from datetime import date, datetime, timezone
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Callable, Iterable, Mapping
+
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+from .durable import parse_time
+from .names import has_template, is_name, is_run_id, printable, text_problem
+
+# Names that belong to rollbackctl: one that nobody knows is a typing error, and a typing error must not pass silently.
+OWN_PREFIXES = ("rollback_", "restore_", "restart_", "run_", "clear_")
+NEAR_MISS = 0.86
+# Play variables of the engine; a caller may not set them.
+ENGINE_VARIABLES = ("run_kind", "run_level", "run_roles", "run_role", "run_phase", "run_after_failure")
+
+
+def plain(value: Any) -> Any:
+    """Return a value of Ansible's own types as JSON types; times (which YAML makes of 2026-11-21T09:30:15Z) as text."""
+
+    def other(item: Any) -> str:
+        if isinstance(item, datetime):
+            moment = item if item.tzinfo else item.replace(tzinfo=timezone.utc)
+            return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return item.isoformat() if isinstance(item, date) else str(item)
+
+    return json.loads(json.dumps(value, default=other))
+
+
+@lru_cache(maxsize=None)
+def role_options(role_directory: str, entry_point: str) -> dict[str, Any]:
+    """Return the options of one entry point of a role's meta/argument_specs.yml.
+
+    :raises OSError, KeyError: the role has no such specification.
+    """
+    text = (Path(role_directory) / "meta" / "argument_specs.yml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text)["argument_specs"][entry_point]["options"])
+
+
+@lru_cache(maxsize=None)
+def role_phases(role_directory: str) -> tuple[str, ...]:
+    """Return the phases that a role declares in meta/phases.yml; none when it has no such file (a run role)."""
+    path = Path(role_directory) / "meta" / "phases.yml"
+    if not path.is_file():
+        return ()
+    return tuple(yaml.safe_load(path.read_text(encoding="utf-8"))["phases"])
+
+
+def validate(options: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Check values against a specification; return them with types and defaults filled in, and all problems."""
+    result = ArgumentSpecValidator(dict(options)).validate(dict(values))
+    return dict(result.validated_parameters), [printable(message)[:400] for message in result.error_messages]
+
+
+def missing_phase_files(role_directory: str) -> list[str]:
+    """Return what is wrong with a role's declared phases: a file that is missing or is no YAML list of tasks.
+
+    Ansible ends a playbook without rescue or always when an included tasks file is missing, so this is checked first.
+    """
+    wrong = []
+    for phase in role_phases(role_directory):
+        path = Path(role_directory) / "tasks" / f"{phase}.yml"
+        try:
+            if not isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), list):
+                wrong.append(f"{path} is not a list of tasks")
+        except (OSError, yaml.YAMLError) as error:
+            wrong.append(f"{path} cannot be used: {error}")
+    return wrong
+
+
+def known_names(roles_directory: str) -> set[str]:
+    """Return every variable that some role of the project declares, in any entry point."""
+    names: set[str] = set()
+    for spec in Path(roles_directory).glob("*/meta/argument_specs.yml"):
+        for entry in yaml.safe_load(spec.read_text(encoding="utf-8"))["argument_specs"].values():
+            names.update(entry.get("options", {}))
+    return names
+
+
+def unknown_names(given: Iterable[str], known: set[str]) -> list[str]:
+    """Return a sentence for each name that is ours by its prefix, or nearly a known one, but not known."""
+    wrong = []
+    for name in sorted(given):
+        if name in known or name in ENGINE_VARIABLES:
+            continue
+        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=NEAR_MISS)
+        if name.startswith(OWN_PREFIXES) or near:
+            hint = f"; did you mean {near[0]}?" if near else ""
+            wrong.append(f"{printable(name)} is not a variable of rollbackctl{hint}")
+    return wrong
+
+
+def raw_problems(extra: Mapping[str, Any], trusted: Callable[[object], bool]) -> list[str]:
+    """Return a sentence for each extra variable of ours that holds a template, and for each that is the engine's.
+
+    :param extra: extra variables as they came in, before anything templated them.
+    :param trusted: says whether Ansible would treat a text as a template.
+    """
+    wrong = [f"{name} belongs to the playbooks; it cannot be passed in" for name in ENGINE_VARIABLES if name in extra]
+    for name, value in extra.items():
+        if name.startswith(OWN_PREFIXES) and any(has_template(text) and trusted(text) for text in _texts(value)):
+            wrong.append(
+                f"{name} holds template marks ({{{{, {{% or {{#}}): Ansible would run them. Write plain text, or pass the "
+                "value through rollbackctl, which hands it on as data"
+            )
+    return wrong
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(key)
+            yield from _texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+
+
+def parameter_problems(asked: Mapping[str, Any], kind: str) -> list[str]:
+    """Return a sentence for each run parameter whose value cannot be used. asked: validated for type already."""
+    wrong = []
+    reason = asked.get("rollback_reason")
+    if reason is not None or kind in ("rollback", "undo"):
+        problem = text_problem(str(reason or ""))
+        wrong += [f"rollback_reason {problem}"] if problem else []
+    for name in ("rollback_checkpoint", "rollback_confirm", "rollback_release"):
+        if asked.get(name) and not is_name(str(asked[name])):
+            wrong.append(f"{name}={_short(asked[name])} is not a name (letters, digits, dots, dashes, underscores)")
+    if asked.get("rollback_run") and not is_run_id(str(asked["rollback_run"])):
+        wrong.append(f"rollback_run={_short(asked['rollback_run'])} is not a run id (lowercase letters, digits, dashes)")
+    if asked.get("rollback_plan") and not re.fullmatch(r"[0-9a-f]{12,64}", str(asked["rollback_plan"])):
+        wrong.append(f"rollback_plan={_short(asked['rollback_plan'])} is not a plan's hash (12 or more hexadecimal digits)")
+    for name in asked.get("rollback_components") or []:
+        if not is_name(str(name)):
+            wrong.append(f"rollback_components: {_short(name)} is not a component name")
+    for name, version in (asked.get("rollback_to") or {}).items():
+        problem = "" if isinstance(version, str) else "is not text"
+        if not is_name(str(name)):
+            wrong.append(f"rollback_to: {_short(name)} is not a component name")
+        problem = problem or text_problem(version) or ("starts with a dash" if _option_like(str(name), version) else "")
+        if problem:
+            wrong.append(f"rollback_to: the version of {_short(name)} {problem}")
+    accepted = asked.get("rollback_accept_data_loss_since")
+    if accepted:
+        try:
+            parse_time(str(accepted))
+        except ValueError:
+            wrong.append(
+                f"rollback_accept_data_loss_since={_short(accepted)} is not a time; write it as 2026-11-21T09:30:15Z"
+            )
+    return wrong
+
+
+def _option_like(_name: str, version: str) -> bool:
+    # "-2" (two alembic steps back) is a version; "-oProxyCommand" and "--upload-pack" are options.
+    return version.startswith("-") and not re.fullmatch(r"-[0-9]{1,3}", version)
+
+
+def _short(value: Any) -> str:
+    text = printable(str(value))
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def component_problems(names: Iterable[str], components: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """Return what is wrong with the components of a service.
+
+    :param names: the subset that was asked for, and those that rollback_to names.
+    :param components: per role, its components.
+    """
+    wrong = []
+    seen: dict[str, str] = {}
+    for role, items in components.items():
+        for item in items:
+            name = str(item.get("name", ""))
+            if not is_name(name):
+                wrong.append(f"{role}: {_short(name)} is not a component name (letters, digits, dots, dashes, underscores)")
+            elif name in seen:
+                wrong.append(f"{role}: the name {name} is taken by a component of {seen[name]}; names are unique in a service")
+            seen[name] = role
+    for name in names:
+        if name not in seen:
+            listed = ", ".join(sorted(seen)) or "none"
+            wrong.append(f"there is no component {_short(name)} in this playbook's layers; components: {listed}")
+    return wrong
