@@ -8,11 +8,14 @@ import dataclasses
 import hashlib
 import marshal
 import os
+import shutil
 import sqlite3
 import stat
+import tempfile
 import time
 import urllib.parse
-from typing import Any, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from .durable import digest
 from .errors import Refused
@@ -56,28 +59,66 @@ def reading(path: str, *, seconds: float) -> Iterator[sqlite3.Connection]:
     :raises sqlite3.DatabaseError: it is damaged.
     """
     status = plain_file(path)
-    with open(path, "rb") as file:
-        head = file.read(20)
-    wal = head.startswith(MAGIC) and 2 in set(head[18:20])
+    wal = in_wal_mode(path)
     alone = wal and not os.path.exists(path + "-wal") and not holders(path)
     if wal and not alone and os.geteuid() not in {0, status.st_uid}:
         # SQLite would create -wal and -shm that the application cannot write; root's are given to the owner.
-        raise Refused(f"{path} belongs to another user. Nothing was changed.", "Run as root or as the database's owner.")
-    connection = connect(path, immutable=alone, seconds=seconds)
+        raise Refused(
+            f"{path} belongs to another user. Nothing was changed.", "Run as root or as the database's owner."
+        )
     try:
-        connection.execute("BEGIN")
-        yield connection
-        connection.execute("COMMIT")
+        with contextlib.closing(_opened(path, immutable=alone, seconds=seconds)) as connection:
+            yield connection
     except sqlite3.OperationalError as exc:
         raise Refused(
             f"{path} cannot be read: {exc}. Nothing was changed.",
             "Is another program holding it locked, or are permissions missing? Try: sqlite3 -readonly DB .tables",
         ) from exc
-    finally:
-        connection.close()
     now = os.stat(path)
     if alone and (now.st_mtime_ns, now.st_size, now.st_ino) != (status.st_mtime_ns, status.st_size, status.st_ino):
         raise Refused(f"{path} was written to while it was read. Nothing was changed.", "Try again.")
+
+
+def _opened(path: str, *, immutable: bool, seconds: float) -> sqlite3.Connection:
+    """Return a connection with a read transaction. One that is closed without COMMIT has changed nothing."""
+    connection = connect(path, immutable=immutable, seconds=seconds)
+    try:
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as exc:
+        connection.close()
+        if "readonly" not in str(exc) or not os.path.exists(path + "-journal"):
+            raise
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise
+    else:
+        return connection
+    # A service was killed inside a transaction. SQLite would roll back its journal first, which is a change: so that is
+    # done with a copy, which is gone when this returns (the connection keeps the unlinked file open).
+    with tempfile.TemporaryDirectory(prefix="rollbackctl-") as folder:
+        copy = os.path.join(folder, "copy")
+        for suffix in ("", "-journal"):
+            shutil.copyfile(path + suffix, copy + suffix)
+        connection = sqlite3.connect(copy, isolation_level=None)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            connection.execute("PRAGMA query_only=ON")
+            connection.execute("BEGIN")
+        except sqlite3.DatabaseError:
+            connection.close()
+            raise
+    return connection
+
+
+def in_wal_mode(path: str) -> bool:
+    """Say whether a database is in WAL mode, by its header (an immutable connection says "delete").
+
+    Not to be called while this process has the database open: closing the file drops its locks (fcntl(2)).
+    """
+    with open(path, "rb") as file:
+        head = file.read(20)
+    return head.startswith(MAGIC) and 2 in set(head[18:20])
 
 
 def plain_file(path: str) -> os.stat_result:
@@ -141,7 +182,9 @@ def read_content(connection: sqlite3.Connection, *, exact: bool) -> Content:
     tables = {name: table_digest(connection, name) for name in names} if exact else {}
     revision = ""
     if "alembic_version" in names:
-        revision = ",".join(sorted(str(row[0]) for row in connection.execute("SELECT version_num FROM alembic_version")))
+        revision = ",".join(
+            sorted(str(row[0]) for row in connection.execute("SELECT version_num FROM alembic_version"))
+        )
     schema = schema_digest(connection)
     return Content(revision, schema, digest({"schema": schema, "tables": tables}) if exact else "", tables)
 
@@ -227,7 +270,7 @@ def newer_rows(
             left, right = table_names(connection), table_names(connection, "target")
             for table in sorted({*left, *right} - {*same, "sqlite_sequence"}):
                 try:
-                    counts = _compare(connection, table, table in left, table in right)
+                    counts = _compare(connection, table, live=table in left, target=table in right)
                 except sqlite3.OperationalError as exc:
                     if "interrupt" not in str(exc):
                         raise
@@ -239,7 +282,7 @@ def newer_rows(
     return result
 
 
-def _compare(connection: sqlite3.Connection, table: str, live: bool, target: bool) -> dict[str, int]:
+def _compare(connection: sqlite3.Connection, table: str, *, live: bool, target: bool) -> dict[str, int]:
     def count(query: str) -> int:
         return int(connection.execute(f"SELECT count(*) FROM {query}").fetchone()[0])  # noqa: S608 - quoted names
 
@@ -261,10 +304,11 @@ def _compare(connection: sqlite3.Connection, table: str, live: bool, target: boo
     joined = " AND ".join(f"a.{column} IS b.{column}" for column in key)
     shared = [quoted(column) for column in ours if column in theirs and column not in our_key]
     unequal = " OR ".join(
-        f"(a.{column} COLLATE BINARY IS NOT b.{column} OR typeof(a.{column}) != typeof(b.{column}))" for column in shared
+        f"(a.{column} COLLATE BINARY IS NOT b.{column} OR typeof(a.{column}) != typeof(b.{column}))"
+        for column in shared
     )
     return {
-        "only_live": count(f"main.{name} a WHERE NOT EXISTS (SELECT 1 FROM target.{name} b WHERE {joined})"),
-        "only_target": count(f"target.{name} b WHERE NOT EXISTS (SELECT 1 FROM main.{name} a WHERE {joined})"),
+        "only_live": count(f"main.{name} a WHERE NOT EXISTS (SELECT 1 FROM target.{name} b WHERE {joined})"),  # noqa: S608 - quoted
+        "only_target": count(f"target.{name} b WHERE NOT EXISTS (SELECT 1 FROM main.{name} a WHERE {joined})"),  # noqa: S608 - quoted
         "differ": count(f"main.{name} a JOIN target.{name} b ON {joined} WHERE {unequal}") if shared else 0,
     }

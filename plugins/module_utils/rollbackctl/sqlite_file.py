@@ -13,8 +13,9 @@ import fcntl
 import hashlib
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Callable
 
 from .errors import Refused, StepFailed
 
@@ -91,7 +92,9 @@ def open_backup(path: str) -> int:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         if exc.errno == errno.ELOOP:
-            raise Refused(f"The backup {path} is a symbolic link. Nothing was changed.", "Name the file itself.") from exc
+            raise Refused(
+                f"The backup {path} is a symbolic link. Nothing was changed.", "Name the file itself."
+            ) from exc
         raise Refused(f"The backup {path} cannot be opened: {exc.strerror}. Nothing was changed.") from exc
     status = os.fstat(handle)
     problem = ""
@@ -103,7 +106,9 @@ def open_backup(path: str) -> int:
         problem = "belongs neither to root nor to the owner of its directory"
     if problem:
         os.close(handle)
-        raise Refused(f"The backup {path} {problem}. Nothing was changed.", "Name a backup that only its owner can write.")
+        raise Refused(
+            f"The backup {path} {problem}. Nothing was changed.", "Name a backup that only its owner can write."
+        )
     return handle
 
 
@@ -255,4 +260,6 @@ def give_attributes(path: str, wanted: Mapping[str, Any]) -> None:
         ) from exc
     now = attributes(path)
     if now != dict(wanted):
-        raise StepFailed(f"{path} reads back with other attributes than the database's: {now}, expected {dict(wanted)}.")
+        raise StepFailed(
+            f"{path} reads back with other attributes than the database's: {now}, expected {dict(wanted)}."
+        )

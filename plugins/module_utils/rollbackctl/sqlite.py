@@ -1,0 +1,417 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A SQLite database as a component: the driver of the role restore_sqlite."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .component import BETWEEN, TARGET, Driver, Entry, Finding, Loss, Version
+from .durable import now, read_document, sync_directory, write_document
+from .errors import Refused, StepFailed
+from .failpoints import failpoint
+from .sqlite_backup import MANIFEST, describe, prove_backup, prove_raw, record_raw, version_of
+from .sqlite_content import connect, damage, in_wal_mode, newer_rows, orphans, plain_file, read_content, reading
+from .sqlite_file import (
+    attributes,
+    copy_new,
+    holders,
+    mount_type,
+    on_network,
+    open_backup,
+    read_header,
+    sha256_of,
+)
+from .sqlite_swap import online, replace, snapshot
+
+_MARGIN = 16 << 20  # bytes that must stay free
+_BYTES_PER_SECOND = 100e6  # a slow disk's copy speed, for the estimate
+
+
+class SqliteDriver(Driver):
+    """Options: name, path, method (replace or online), identity, critical_tables, busy_timeout, timeout (seconds)."""
+
+    layer = "data"
+    exact_keys = ("content",)
+    failpoints = tuple(
+        f"restore_sqlite.{step}"
+        for step in (
+            "stage.before",
+            "stage.middle",
+            "stage.after",
+            "checkpoint.before",
+            "checkpoint.after",
+            "link.before",
+            "link.after",
+            "wal.before",
+            "wal.middle",
+            "wal.after",
+            "replace.before",
+            "replace.after",
+            "sync.after",
+            "online.before",
+            "online.middle",
+            "online.after",
+            "truncate.before",
+            "truncate.after",
+        )
+    )
+
+    @property
+    def path(self) -> str:
+        """The database's path; links in its directories are resolved, the file itself must not be one."""
+        wanted = str(self.options["path"])
+        return os.path.join(os.path.realpath(os.path.dirname(wanted) or "."), os.path.basename(wanted))
+
+    @property
+    def _online(self) -> bool:
+        return bool(self.options.get("method", "replace") == "online")
+
+    def _seconds(self, option: str, default: float) -> float:
+        return float(self.options.get(option) or default)
+
+    def _kept(self, ending: str) -> str:
+        folder, base = os.path.split(self.path)
+        dot = "." if ending == "new" else ""
+        return os.path.join(folder, f"{dot}{base}.rollbackctl-{self.place.run}.{ending}")
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def live(self, *, exact: bool) -> Version:
+        """Read the database. One that is damaged or missing is a state too: restoring it is what this role is for."""
+        if not os.path.lexists(self.path):
+            return Version({"revision": "", "schema": "missing", "content": "missing"}, f"{self.path} is missing")
+        try:
+            with reading(self.path, seconds=self._seconds("busy_timeout", 5)) as connection:
+                content = read_content(connection, exact=exact)
+                page_size = connection.execute("PRAGMA page_size").fetchone()[0]
+        except sqlite3.DatabaseError as exc:
+            return self._damaged(str(exc))
+        facts = {"tables": dict(content.tables), "page_size": page_size, "wal": in_wal_mode(self.path)}
+        return version_of(content, describe("database", "", content), facts)
+
+    def _damaged(self, why: str) -> Version:
+        digests = []
+        for suffix in ("", "-wal", "-journal"):
+            if os.path.exists(self.path + suffix):
+                handle = os.open(self.path + suffix, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    digests.append(suffix + ":" + sha256_of(handle))
+                finally:
+                    os.close(handle)
+        identity = {"revision": "", "schema": "damaged", "content": " ".join(digests)}
+        return Version(identity, f"damaged database ({why})", artefacts={"damaged": why})
+
+    def resolve(self, want: Version | str) -> Version:
+        """Return the proven backup: a checkpoint's, or the file at an absolute path with manifest.json beside it.
+
+        A file without manifest needs the option accept_unverified (rollback_accept_unverified_backup).
+        """
+        if isinstance(want, Version):
+            kind = want.artefacts.get("kind")
+            if kind == "missing":
+                return want
+            if kind == "raw":
+                return prove_raw(want)
+            return prove_backup(
+                os.path.join(want.at, str(want.artefacts.get("file", ""))), want, self.options, self.path
+            )
+        if not os.path.isabs(want) or "\x00" in want:
+            raise Refused(
+                f"{self.name}: {want!r} is not the absolute path of a backup. Nothing was changed.",
+                f'Name a file: -e \'{{"rollback_to": {{"{self.name}": "/backups/{self.name}.sqlite"}}}}\'',
+            )
+        folder, file = os.path.split(want)
+        document = read_document(Path(folder, MANIFEST))
+        manifest = Version.from_dict(document) if document is not None else None
+        if manifest is not None and manifest.artefacts.get("file") != file:
+            manifest = None
+        if manifest is None and not self.options.get("accept_unverified"):
+            os.close(open_backup(want))
+            raise Refused(
+                f"{self.name}: {want} has no {MANIFEST} beside it that describes it, so nothing proves that it is "
+                "whole. Nothing was changed.",
+                "Take checkpoints from now on. To use this file anyway: -e rollback_accept_unverified_backup=true",
+            )
+        return prove_backup(want, manifest, self.options, self.path)
+
+    def check(self, live: Version, target: Version) -> Finding:
+        """Prove that the restore can work; all problems at once."""
+        problems, notes = [], []
+        folder = os.path.dirname(self.path)
+        size = int(target.artefacts.get("bytes", 0))
+        if not os.path.isdir(folder):
+            return Finding(problems=(f"The directory {folder} does not exist. Make it, with the service's owner.",))
+        room = os.statvfs(folder)
+        needed, free = 2 * size + _MARGIN, room.f_bavail * room.f_frsize
+        if free < needed:
+            problems.append(f"{folder} has {free >> 20} MiB free and {needed >> 20} MiB are needed. Make room there.")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            problems.append(f"{folder} cannot be written by this user. Run as root or as the database's owner.")
+        kind = mount_type(folder)
+        if on_network(kind):
+            problems.append(f"{self.path} lies on a network file system ({kind}), where SQLite's locks do not hold.")
+        missing = live.identity.get("schema") == "missing"
+        if not missing:
+            problems += self._file_problems()
+        notes += [f"open now: {holder}" for holder in holders(self.path)[:10] if holder.pid != os.getpid()]
+        if live.artefacts.get("damaged"):
+            notes.append(f"The live database is damaged ({live.artefacts['damaged']}); its bytes are kept as they are.")
+        if self._online:
+            problems += self._online_problems(live, target)
+            if not live.artefacts.get("wal"):
+                notes.append("The database is not in WAL mode: readers wait while the restore is committed.")
+        return Finding(
+            problems=tuple(problems),
+            loss=self._loss(live, target),
+            seconds=1.0 + 3 * size / _BYTES_PER_SECOND,
+            worst_seconds=2 * self._seconds("timeout", 300) + 2 * self._seconds("busy_timeout", 5),
+            needs_fence=not self._online,
+            notes=tuple(notes),
+        )
+
+    def _file_problems(self) -> list[str]:
+        problems = []
+        status = plain_file(self.path)
+        folder, base = os.path.split(self.path)
+        ours = sum(
+            os.lstat(os.path.join(folder, name)).st_ino == status.st_ino
+            for name in os.listdir(folder)
+            if name.startswith(f"{base}.rollbackctl-")
+        )
+        if status.st_nlink > 1 + ours:
+            problems.append(
+                f"{self.path} has {status.st_nlink} names (hard links); a restore would part them. Remove the others."
+            )
+        if os.geteuid() not in {0, status.st_uid}:
+            problems.append(f"{self.path} belongs to another user. Run as root or as its owner.")
+        return problems
+
+    @staticmethod
+    def _online_problems(live: Version, target: Version) -> list[str]:
+        if "wal" not in live.artefacts or target.artefacts.get("kind") != "sqlite":
+            return ["method online needs a readable database on both sides. Set method to replace."]
+        if live.artefacts["wal"] and live.artefacts["page_size"] != target.artefacts["page_size"]:
+            sizes = f"{live.artefacts['page_size']} bytes live, {target.artefacts['page_size']} in the backup"
+            return [f"The page sizes differ ({sizes}), which method online cannot change. Set method to replace."]
+        return []
+
+    def _loss(self, live: Version, target: Version) -> Loss | None:
+        if live.identity.get("content") == target.identity.get("content"):
+            return None
+        if "tables" not in live.artefacts or target.artefacts.get("kind") != "sqlite":
+            why = "cannot be counted: " + (live.text if "tables" not in live.artefacts else target.text)
+            return Loss(target.taken, f"what is lost {why}") if live.identity.get("schema") != "missing" else None
+        ours, theirs = live.artefacts["tables"], target.artefacts["tables"]
+        same = tuple(name for name, facts in ours.items() if theirs.get(name) == facts)
+        try:
+            tables = newer_rows(self.path, os.path.join(target.at, target.artefacts["file"]), same=same)
+        except sqlite3.DatabaseError as exc:
+            return Loss(target.taken, f"what is lost cannot be counted: {exc}")
+        return Loss(target.taken, loss_text(tables, target.taken), tables)
+
+    def state(self, entry: Entry, *, opened: bool) -> tuple[str, Version]:
+        """Read against the plan, with two additions to the engine's rule.
+
+        replace: when the live file already has its second name, this run was killed half-way: BETWEEN.
+        online: writers go on while this is read, so the content may differ although the restore was committed. It
+        counts as TARGET when this run's restore of that target was committed (SQLite said so and it was written down in
+        place.work, after integrity_check) and the schema and the revision are still the target's. The reading returned
+        with it shows the difference in "content", so a caller can tell this from an exact match.
+        """
+        word, reading_now = super().state(entry, opened=opened)
+        if word == TARGET:
+            return word, reading_now
+        if self._online and self._committed(entry.target) and self.matches(reading_now, entry.target, exact=False):
+            return TARGET, reading_now
+        if self._linked():
+            return BETWEEN, reading_now
+        return word, reading_now
+
+    def _linked(self) -> bool:
+        try:
+            return bool(self.place.run) and os.path.samefile(self.path, self._kept("old"))
+        except OSError:
+            return False
+
+    @property
+    def _mark(self) -> Path | None:
+        return self.place.work / "online.json" if self.place.work is not None else None
+
+    def _committed(self, target: Version) -> bool:
+        document = read_document(self._mark) if self._mark is not None else None
+        return document is not None and bool(document["content"] == target.identity.get("content"))
+
+    # -- changing ----------------------------------------------------------------------------------------------------
+
+    def record(self, into: Path) -> Version:
+        """Copy the live database with SQLite's backup API (its WAL included), prove the copy, write manifest.json."""
+        if not os.path.lexists(self.path):
+            self._refuse_checkpoint("it is missing")
+            missing = self.live(exact=True)
+            return Version(missing.identity, missing.text, now(), {"kind": "missing"}, str(into))
+        started, file = time.monotonic(), into / f"{self.name}.sqlite"
+        part, taken = f"{file}.part", now()
+        Path(part).unlink(missing_ok=True)
+        facts: dict[str, Any] = {"component": self.name, "database": self.path, "attributes": attributes(self.path)}
+        try:
+            with reading(self.path, seconds=self._seconds("busy_timeout", 5)) as connection:
+                snapshot(connection, part, self._seconds("timeout", 300))
+            copy = connect(part, immutable=True)
+            try:
+                content = read_content(copy, exact=True)
+                facts["damaged"], facts["orphans"] = damage(copy), orphans(copy)
+            finally:
+                copy.close()
+        except sqlite3.DatabaseError as exc:
+            Path(part).unlink(missing_ok=True)
+            self._refuse_checkpoint(str(exc))
+            return record_raw(self.path, file, self.live(exact=True), facts, taken)
+        if facts["damaged"]:
+            self._refuse_checkpoint(facts["damaged"])
+        handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            header = read_header(handle, part)
+            facts |= {"sha256": sha256_of(handle), "bytes": os.fstat(handle).st_size}
+        finally:
+            os.close(handle)
+        os.replace(part, file)
+        sync_directory(into)
+        facts |= {"kind": "sqlite", "file": file.name, "tables": dict(content.tables), "revision": content.revision}
+        facts |= {"schema": content.schema, "page_size": header.page_size, "wal": header.wal}
+        facts["seconds"] = round(time.monotonic() - started, 3)
+        version = version_of(content, describe("backup", taken, content, facts["damaged"]), facts, taken, str(into))
+        write_document(into / MANIFEST, version.to_dict())
+        return version
+
+    def _refuse_checkpoint(self, why: str) -> None:
+        """Stop unless a run is keeping the bad state (it has place.work): nobody wants to go back to damage."""
+        if self.place.work is None:
+            raise Refused(f"{self.name}: {self.path} is not taken as a checkpoint: {why}.", "Restore it first.")
+
+    def stage(self, target: Version) -> None:
+        """Copy the backup beside the database and prove the copy, while the service still works."""
+        if target.artefacts.get("kind") == "missing":
+            return
+        new = self._kept("new")
+        failpoint("restore_sqlite.stage.before")
+        if os.path.lexists(new):
+            if self._staged(new, target):
+                return
+            os.unlink(new)
+        source = open_backup(os.path.join(target.at, target.artefacts["file"]))
+        try:
+            copy_new(source, new, lambda: failpoint("restore_sqlite.stage.middle"))
+        except OSError as exc:
+            raise StepFailed(
+                f"{self.name}: the backup could not be copied to {os.path.dirname(new)}: {exc.strerror}. "
+                "The database was not touched."
+            ) from exc
+        finally:
+            os.close(source)
+        if not self._staged(new, target):
+            os.unlink(new)
+            raise StepFailed(
+                f"{self.name}: the copy of the backup does not have the checksum that was planned: it changed since, "
+                "or the disk is failing. The database was not touched.",
+                "Run the same command again; it refuses when the backup itself is damaged.",
+            )
+        sync_directory(Path(new).parent)
+        failpoint("restore_sqlite.stage.after")
+
+    @staticmethod
+    def _staged(new: str, target: Version) -> bool:
+        handle = os.open(new, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return bool(sha256_of(handle) == target.artefacts["sha256"])
+        finally:
+            os.close(handle)
+
+    def apply(self, target: Version) -> None:
+        """Bring the database to target. Does nothing when its content is the target's already."""
+        if self._there(target):
+            self._drop_staged()
+            return
+        if target.artefacts.get("kind") == "missing":
+            raise StepFailed(
+                f"{self.name}: before this run there was no database at {self.path}; it is left where it is.",
+                f"Move it away yourself if that is wanted: {self.path}",
+            )
+        self.stage(target)
+        busy, limit = self._seconds("busy_timeout", 5), self._seconds("timeout", 300)
+        try:
+            if self._online:
+                self._apply_online(target, busy, limit)
+            else:
+                replace(self.path, self._kept("new"), self._kept("old"), target.artefacts.get("attributes", {}), busy)
+                self._put_back_companions(target)
+        except OSError as exc:
+            raise StepFailed(
+                f"{self.name}: {exc.strerror} ({exc.filename or self.path}). The database is wholly old or wholly new.",
+                "Run the same command again; it reads back which of the two.",
+            ) from exc
+        self._drop_staged()
+
+    def _there(self, target: Version) -> bool:
+        """Say whether the database is at target; cheap for replace, because traffic is stopped meanwhile."""
+        if self._online or "sha256" not in target.artefacts:
+            return bool(self.live(exact=True).identity.get("content") == target.identity.get("content"))
+        beside = {suffix for suffix in ("-wal", "-journal") if os.path.lexists(self.path + suffix)}
+        if not os.path.lexists(self.path) or beside != set(target.artefacts.get("companions", {})):
+            return False
+        return self._staged(self.path, target)
+
+    def _apply_online(self, target: Version, busy: float, limit: float) -> None:
+        if self._mark is not None:
+            self._mark.unlink(missing_ok=True)
+        kept = online(self.path, self._kept("new"), self._kept("old"), busy_seconds=busy, seconds=limit)
+        if self._mark is not None:
+            write_document(self._mark, {"content": target.identity["content"], "displaced": kept, "at": now()})
+
+    def _put_back_companions(self, target: Version) -> None:
+        """A damaged database goes back with the WAL or journal that it had."""
+        for suffix, sha256 in target.artefacts.get("companions", {}).items():
+            source = open_backup(os.path.join(target.at, target.artefacts["file"] + suffix))
+            try:
+                if sha256_of(source) == sha256 and not os.path.lexists(self.path + suffix):
+                    copy_new(source, self.path + suffix)
+                    os.chown(self.path + suffix, *os.stat(self.path)[4:6])
+            finally:
+                os.close(source)
+        sync_directory(Path(self.path).parent)
+
+    def _drop_staged(self) -> None:
+        if os.path.lexists(self._kept("new")):
+            os.unlink(self._kept("new"))
+
+    def finalize(self) -> list[str]:
+        """Remove the displaced databases and staged copies of this run."""
+        folder, base = os.path.split(self.path)
+        prefixes = (f"{base}.rollbackctl-{self.place.run}.old", f".{base}.rollbackctl-{self.place.run}.new")
+        removed = []
+        for name in sorted(os.listdir(folder)):
+            if self.place.run and name.startswith(prefixes):
+                os.unlink(os.path.join(folder, name))
+                removed.append(os.path.join(folder, name))
+        if removed:
+            sync_directory(Path(folder))
+        return removed
+
+
+def loss_text(tables: Mapping[str, Mapping[str, int]], since: str) -> str:
+    """Return one line for people about what newer_rows counted."""
+    parts = []
+    for name, counts in sorted(tables.items()):
+        words = [
+            f"{counts[key]:,} {text}"
+            for key, text in (("only_live", "only here"), ("differ", "changed"), ("only_target", "deleted since"))
+            if counts.get(key)
+        ]
+        parts.append(f"{name}: {', '.join(words) if words else 'too many to count in time'}")
+    listed = "; ".join(parts[:10]) or "no row differs by key, but the content does"
+    more = f"; {len(parts) - 10} more tables" if len(parts) > 10 else ""
+    return f"rows that differ from the backup of {since}: {listed}{more}"
