@@ -18,7 +18,7 @@ options:
     description: What to do.
     type: str
     required: true
-    choices: [open, plan, finish, describe]
+    choices: [open, plan, finish, describe, release]
   run:
     description: The run, as the guard made it.
     type: dict
@@ -78,14 +78,14 @@ rollbackctl:
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402 - documentation comes first
 from ansible.module_utils.rollbackctl.errors import RollbackError  # noqa: E402
-from ansible.module_utils.rollbackctl.runs import describe, finish_run, open_run, plan_run  # noqa: E402
+from ansible.module_utils.rollbackctl.runs import describe, finish_run, open_run, plan_run, release_quarantine  # noqa: E402
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            "operation": {"type": "str", "required": True, "choices": ["open", "plan", "finish", "describe"]},
+            "operation": {"type": "str", "required": True, "choices": ["open", "plan", "finish", "describe", "release"]},
             "run": {"type": "dict", "required": True},
             "service": {"type": "dict", "default": {}},
             "asked": {"type": "dict", "default": {}},
@@ -109,6 +109,8 @@ def main() -> None:
         elif operation == "finish":
             ending = finish_run(run, asked, given["peers"], failed=given["failed"], message=given["message"])
             facts = {"phase": "finish", "ending": ending}
+        elif operation == "release":
+            facts = {"phase": "release", "text": release_quarantine(run, str(asked.get("rollback_release") or ""))}
         else:
             facts = {"phase": "status", "status": describe(run["state"])}
     except RollbackError as error:

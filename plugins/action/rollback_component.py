@@ -35,6 +35,8 @@ class ActionModule(RollbackAction):
             return {"skipped": True, "skip_reason": f"this service has no {role}"}
         if not run:
             return {"failed": True, "msg": "The guard did not open this run. Start the playbook from its beginning."}
+        if phase in CHANGING[:-1] and role not in run.get("busy", ()):
+            return {"skipped": True, "skip_reason": "the plan changes nothing of this role"}
         if self._stands_still(run, phase):
             return {"skipped": True, "skip_reason": "this run has ended; it is only verified again"}
         stop = self._stop(run, phase)

@@ -38,9 +38,7 @@ class ActionModule(RollbackAction):
             ending = self._on_host(run, asked, failed=failed, message=message)
             ending["next"] = ending.get("next") or following
         succeeded = ending["outcome"] in (outcome.DONE, outcome.ALREADY)
-        text = f"{outcome.MEANINGS[ending['outcome']]}. {ending['message']}".strip()
-        if ending.get("next"):
-            text += f" Next: {ending['next']}"
+        text = _sentence(ending)
         return {"failed": not succeeded, "msg": text, "rollbackctl": {"phase": "finish", "ending": ending}}
 
     def _on_host(self, run: dict[str, Any], asked: dict[str, Any], *, failed: bool, message: str) -> dict[str, Any]:
@@ -52,3 +50,11 @@ class ActionModule(RollbackAction):
             text = f"{message} The run could not be ended on the host: {result.get('msg', '')}".strip()
             return {"outcome": outcome.UNKNOWN, "message": text, "next": f"rollbackctl resume {run['id']}"}
         return dict(result["rollbackctl"]["ending"])
+
+
+def _sentence(ending: dict[str, Any]) -> str:
+    """Return the outcome in words, what was found, and what to type next."""
+    meaning, message = outcome.MEANINGS[ending["outcome"]], str(ending["message"])
+    said = message == meaning or "othing was changed" in message
+    text = message if said else f"{meaning[0].upper()}{meaning[1:]}. {message}"
+    return f"{text} Next: {ending['next']}" if ending.get("next") else text

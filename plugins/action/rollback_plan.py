@@ -43,5 +43,6 @@ class ActionModule(RollbackAction):
             result["failed"] = True
             result["msg"] = "Refused, nothing was changed: " + "; ".join(problems)
         plan = result["rollbackctl"]["plan"] or {}
-        result["ansible_facts"] = {RUN_FACT: {**run, "fenced": bool(plan.get("fence"))}}
+        busy = {entry["role"] for entry in plan.get("entries", []) if entry["action"] in ("change", "follow")}
+        result["ansible_facts"] = {RUN_FACT: {**run, "fenced": bool(plan.get("fence")), "busy": sorted(busy)}}
         return result

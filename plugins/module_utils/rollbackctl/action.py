@@ -11,6 +11,7 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
 from .controller import plain, role_options, role_phases, validate
+from .registry import DRIVERS
 
 ROLES = Path(__file__).resolve().parents[3] / "roles"
 STOP_VARIABLE = "ROLLBACKCTL_STOP"
@@ -52,7 +53,7 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
     def components(self, role: str) -> tuple[list[dict[str, Any]], list[str]]:
         """Return a role's components on this host, defaults filled in from its specification, and all problems.
 
-        rollback_components narrows them down.
+        rollback_components narrows them down; what only follows a change (a restart, a fence) always belongs to it.
         """
         items = self.variable(role)
         if not items:
@@ -63,7 +64,7 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
         kept = [
             {**item, "accept_unverified": accept}
             for item in (values.get(role) or [] if not problems else [])
-            if not wanted or item.get("name") in wanted
+            if not wanted or item.get("name") in wanted or follows(role)
         ]
         return kept, problems
 
@@ -105,6 +106,11 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
     def stop_requested(self) -> str:
         """The signal that asked this run to stop; empty when none did."""
         return os.environ.get(STOP_VARIABLE, "")
+
+
+def follows(role: str) -> bool:
+    """Say whether a role's components are only restarted because something else changes."""
+    return role in DRIVERS and DRIVERS[role].default_action == "follow"
 
 
 def declared(roles: Sequence[str], phase: str) -> list[str]:

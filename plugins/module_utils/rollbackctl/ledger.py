@@ -43,11 +43,11 @@ def choose_checkpoint(store: DirectoryStore, named: str) -> str:
     return ""
 
 
-def finish_checkpoint(store: DirectoryStore, run: Mapping[str, Any], soak_seconds: float) -> str:
+def finish_checkpoint(store: DirectoryStore, run: Mapping[str, Any], soak_seconds: float | None) -> str:
     """Write the checkpoint from what the roles recorded, and promote candidates that have held long enough.
 
     A candidate is promoted when the checks passed (they did, or this is not reached), its soak time (seconds) is over and
-    what it recorded is still what is live.
+    what it recorded is still what is live. Without a soak time (an adopted checkpoint) nothing is promoted.
 
     :return: one line about the checkpoint, for people.
     """
@@ -70,9 +70,9 @@ def finish_checkpoint(store: DirectoryStore, run: Mapping[str, Any], soak_second
     store.write_checkpoint(document)
     promoted = []
     moment = now()
-    for candidate in store.checkpoints():
+    for candidate in store.checkpoints() if soak_seconds is not None else ():
         held = (parse_time(moment) - parse_time(candidate["taken"])).total_seconds() if candidate["taken"] else -1.0
-        if candidate["state"] == CANDIDATE and held >= soak_seconds and checkpoint_combination(candidate) == live:
+        if candidate["state"] == CANDIDATE and held >= (soak_seconds or 0.0) and checkpoint_combination(candidate) == live:
             store.write_checkpoint({**candidate, "state": PROVEN, "proven_at": moment})
             promoted.append(candidate["id"])
     state = PROVEN if document["id"] in promoted else CANDIDATE

@@ -361,7 +361,7 @@ def _checkpoint(work: Work) -> None:
             began = time.monotonic()
             named = run.get("to", {}).get(driver.name)
             into = work.store.checkpoint_directory(str(run["checkpoint"])) / driver.name
-            if driver.default_action == "follow":
+            if driver.default_action == "follow" or (run["kind"] == "adopt" and not named):
                 continue
             if named:
                 version = driver.resolve(str(named))

@@ -7,6 +7,7 @@ import getpass
 import json
 import os
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -37,8 +38,7 @@ class Record:
     def __init__(self, *, run: str, kind: str, directory: Path | None, **facts: Any) -> None:
         """Begin a record whose outcome is `interrupted` until something better is known."""
         self.directory = directory
-        self.began = time.monotonic()
-        self.phase_began = self.began
+        self.began = time.monotonic() - _process_age()
         self.budgets: dict[str, Any] = {}
         self.document: dict[str, Any] = {
             "schema": SCHEMA,
@@ -59,7 +59,7 @@ class Record:
             "controller": host_name(),
             "pid": os.getpid(),
             "version": VERSION,
-            "started": now(),
+            "started": _utc(time.time() - (time.monotonic() - self.began)),
             "ended": "",
             "seconds": 0.0,
             "budget_seconds": 0.0,
@@ -206,6 +206,22 @@ class Record:
         for key in ("checkpoint", "notes"):
             if ending.get(key):
                 found[key] = ending[key]
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _process_age() -> float:
+    """Return for how long (seconds) this process has run: a rollback's time counts from the command, not from the first
+    event. Field 22 of /proc/self/stat is the start in clock ticks since boot (proc(5))."""
+    try:
+        stat = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace")
+        uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+        ticks = int(stat.rpartition(")")[2].split()[19])
+        return max(0.0, uptime - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _shown_plan(plan: Mapping[str, Any]) -> dict[str, Any]:

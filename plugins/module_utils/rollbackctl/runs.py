@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from . import outcome
-from .component import TARGET
 from .durable import now
 from .errors import LeaseHeld, Refused, RollbackError
 from .ledger import choose_checkpoint, finish_checkpoint, lift_quarantine, quarantine_combination, release
@@ -18,7 +17,8 @@ from .plan import Plan, Proposal, Request, combination, compose
 from .readback import NEW, OLD, STRANGE, captured, read_service
 from .store import DirectoryStore, host_name, open_store
 
-DRY_KINDS = ("preflight", "verify", "status")
+# Kinds whose success is not that a component changed.
+LOOKS_LIKE_NO_CHANGE = ("checkpoint", "adopt", "finalize", "quarantine")
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def open_run(run: Mapping[str, Any], service: Mapping[str, Any], asked: Mapping[
                 store.journal(facts["id"]).create()
         except OSError as error:
             raise Refused(f"The state store {store.path} cannot be written: {error.strerror}.") from error
-    if kind == "rollback" and not facts["resume"]:
+    if kind in ("rollback", "preflight") and not facts["resume"]:
         facts["checkpoint"] = choose_checkpoint(store, str(asked.get("rollback_checkpoint") or ""))
-    elif kind == "checkpoint":
+    elif kind in ("checkpoint", "adopt"):
         facts["checkpoint"] = str(facts["id"]).replace("rb-", "cp-", 1)
     return facts
 
@@ -214,7 +214,7 @@ def _decide(
     identity = run["id"]
     applied = any(event["event"] in ("applied", "recorded", "finalized", "released") for event in events)
     if not failed:
-        word = outcome.DONE if applied or run["kind"] in ("checkpoint", "finalize") else outcome.ALREADY
+        word = outcome.DONE if applied or run["kind"] in LOOKS_LIKE_NO_CHANGE else outcome.ALREADY
         return Ending(word, outcome.MEANINGS[word])
     touched = any(event["event"] in ("begin", "fence-closing") for event in events)
     if plan is None or not touched:
@@ -243,10 +243,9 @@ def _write_ledger(
     """Write what later runs need to know. A failure here is said but does not undo a proven rollback."""
     succeeded = ending.outcome in (outcome.DONE, outcome.ALREADY)
     try:
-        if run["kind"] == "checkpoint" and succeeded:
-            result["checkpoint"] = finish_checkpoint(store, run, float(asked.get("rollback_soak_seconds") or 0))
-        elif run["kind"] == "quarantine" and succeeded:
-            result["message"] = release(store, str(asked.get("rollback_release") or ""))
+        if run["kind"] in ("checkpoint", "adopt") and succeeded:
+            soak = float(asked.get("rollback_soak_seconds") or 0) if run["kind"] == "checkpoint" else None
+            result["checkpoint"] = finish_checkpoint(store, run, soak)
         elif run["kind"] == "rollback" and ending.outcome == outcome.DONE and plan is not None:
             good = combination(plan.entries, "target")
             bad = {name: one for name, one in combination(plan.entries, "live").items() if good.get(name) != one}
@@ -263,6 +262,19 @@ def _write_ledger(
         if kept is not None and entry.layer == "data":
             loss = entry.finding.loss.text if entry.finding.loss else "no rows that the target lacks"
             result["set_aside"].append({"component": entry.name, "path": kept.at, "text": f"{loss}; kept as {kept.text}"})
+
+
+def release_quarantine(run: Mapping[str, Any], identity: str) -> str:
+    """Release one quarantined combination; return one line about it.
+
+    :raises Refused: there is none of that id.
+    """
+    store = open_store(dict(run["state"]))
+    with store.locked(30.0):
+        store.renew(str(run["id"]), int(run["token"]))
+        text = release(store, identity)
+        store.journal(str(run["id"])).append("released", text=text)
+    return text
 
 
 def describe(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,6 +306,3 @@ def describe(state: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "quarantine": store.quarantine(),
     }
-
-
-__all__ = ["DRY_KINDS", "TARGET", "describe", "finish_run", "open_run", "plan_run"]
