@@ -19,11 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from .check_model import Context, Sample, bad, good, shown, text_map_problem, unverified
+from .check_model import Context, Sample, bad, clip, good, shown, text_map_problem, unverified
 
 KEYS = frozenset({"argv", "rc", "stdout_contains", "cleanup", "environment", "chdir"})
 REQUIRED: tuple[str, ...] = ("argv",)
 OUTPUT_LIMIT = 1024 * 1024
+STDERR_LIMIT = 64 * 1024
+LAST_WORDS = 160
 MARK = "ROLLBACKCTL_CHECK"
 # What the caller's environment holds besides is none of the command's business (it may be the vault's password).
 INHERITED = ("HOME", "LANG", "LOGNAME", "PATH", "TMPDIR", "USER")
@@ -39,8 +41,11 @@ class _Ended:
 
     def last_words(self) -> str:
         """Return the last line it wrote, to stderr if there is one, for a message."""
-        lines = (self.stderr.strip() or self.stdout.strip()).decode("utf-8", "replace").splitlines()
-        return f": {lines[-1].strip()[:160]}" if lines else ""
+        words = self.stderr.strip() or self.stdout.strip()
+        if len(words) >= STDERR_LIMIT:  # It may begin in the middle of a secret, which would not be recognised.
+            words = words.partition(b"\n")[2]
+        lines = words.decode("utf-8", "replace").splitlines()
+        return f": {clip(lines[-1].strip(), LAST_WORDS)}" if lines else ""
 
 
 def problems(options: Mapping[str, Any]) -> list[str]:
@@ -160,7 +165,7 @@ def _drain(pipes: selectors.DefaultSelector, output: dict[str, bytes], patience:
             elif key.data == "stdout":
                 output["stdout"] = (output["stdout"] + chunk)[:OUTPUT_LIMIT]
             else:
-                output["stderr"] = (output["stderr"] + chunk)[-4096:]
+                output["stderr"] = (output["stderr"] + chunk)[-STDERR_LIMIT:]
         ready = pipes.select(0) if patience == 0 and pipes.get_map() else []
 
 

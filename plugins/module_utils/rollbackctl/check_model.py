@@ -16,6 +16,7 @@ SHOWN_VALUE = 60
 # Shorter values ("1", "en") stand in too many places to be blanked out; nothing this short is a secret.
 SHORTEST_SECRET = 4
 HIDDEN = "***"
+CUT = "..."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Check:
         """Return what must not be shown: header and environment values, and the words in them, longest first."""
         values = [str(value) for key in SECRET_OPTIONS for value in self.options.get(key, {}).values()]
         words = [word for value in values for word in value.split()]
-        return sorted({text for text in values + words if len(text) >= SHORTEST_SECRET}, key=len, reverse=True)
+        quoted = [repr(text)[1:-1] for text in values + words]
+        found = {text for text in values + words + quoted if len(text) >= SHORTEST_SECRET}
+        return sorted(found, key=len, reverse=True)
 
 
 SECRET_OPTIONS = ("headers", "environment")
@@ -107,14 +110,20 @@ def one_line(text: str, secrets: list[str]) -> str:
     """Return text without the secrets, without control characters, and short enough for a report."""
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
-    text = printable(text)
-    return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 3] + "..."
+        if CUT in text:  # perhaps in the middle of the secret
+            for length in range(len(secret) - 1, SHORTEST_SECRET - 2, -1):
+                text = text.replace(secret[:length] + CUT, HIDDEN + CUT)
+    return clip(printable(text), TEXT_LIMIT)
+
+
+def clip(text: str, limit: int) -> str:
+    """Return text, cut to limit characters; the cut is marked, and one_line finds half a secret before the mark."""
+    return text if len(text) <= limit else text[: limit - len(CUT)] + CUT
 
 
 def shown(value: Any) -> str:
     """Return a value as it may stand in a message: quoted, on one line, cut after 60 characters."""
-    text = printable(repr(str(value)) if isinstance(value, str) else str(value))
-    return text if len(text) <= SHOWN_VALUE else text[: SHOWN_VALUE - 3] + "..."
+    return clip(printable(repr(str(value)) if isinstance(value, str) else str(value)), SHOWN_VALUE)
 
 
 def number(value: Any) -> float | None:

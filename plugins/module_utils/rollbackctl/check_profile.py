@@ -100,9 +100,6 @@ def _problems(given: Mapping[str, Any]) -> list[str]:
     found = []
     if given.get("view", "inside") not in VIEWS:
         found.append("`view` must be inside or outside")
-    for key, least in (("timeout", 0.01), ("in_a_row", 1), ("within", 0), ("interval", 0)):
-        if key in given and not least <= float(given[key]) <= 3600:
-            found.append(f"`{key}` must be between {least:g} and 3600")
     if foreign := sorted(set(given) - COMMON - kind.keys):
         found.append(
             f"{given['kind']} checks do not know {', '.join(foreign)}; they know {', '.join(sorted(kind.keys))}"
@@ -111,6 +108,11 @@ def _problems(given: Mapping[str, Any]) -> list[str]:
     if missing:
         found.append(f"{given['kind']} checks need {', '.join(missing)}")
     try:
+        found += [
+            f"`{key}` must be between {least:g} and 3600"
+            for key, least in (("timeout", 0.01), ("in_a_row", 1), ("within", 0), ("interval", 0))
+            if key in given and not least <= float(given[key]) <= 3600
+        ]
         return found or kind.problems(given)
     except (AttributeError, KeyError, TypeError, ValueError):
         # Not met after the argument spec, which converts types; the words must not show a value.
