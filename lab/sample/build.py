@@ -191,8 +191,9 @@ class Sample:
 
     def alembic(self, *words: str, database: int = 0) -> str:
         """Run alembic as a deployment does; return what it prints."""
-        argv = [sys.executable, "-m", "alembic", "-x", f"database={self.databases[database]}", *words]
-        return run(argv, self.app)
+        return run(
+            [sys.executable, "-m", "alembic", *words], self.app, DATABASE_URL=f"sqlite:///{self.databases[database]}"
+        )
 
     def deploy_bad(
         self, *, code: bool = True, settings: bool = True, files: bool = True, migration: str = "destroys"
@@ -296,7 +297,8 @@ def _make_repository(sample: Sample) -> None:
 
 
 def _write_supervisor(sample: Sample) -> None:
-    argv = [sys.executable, "-B", str(sample.app / "app.py"), "--port", str(sample.port)]
+    # By the one name that every environment has, so that a check may look for it.
+    argv = [str(Path(sys.executable).with_name("python")), "-B", str(sample.app / "app.py"), "--port", str(sample.port)]
     argv += ["--env-file", str(sample.env_file), "--log", str(sample.log), "--static", str(sample.static)]
     command = " ".join([*argv, *map(str, sample.databases)])
     text = f"""\
@@ -352,12 +354,13 @@ def git(folder: Path, *words: str) -> str:
     return run(["git", *words], folder)
 
 
-def run(argv: Sequence[str], folder: Path) -> str:
-    """Return what a command prints.
+def run(argv: Sequence[str], folder: Path, **environment: str) -> str:
+    """Return what a command prints; environment is added to its own.
 
     :raises RuntimeError: it failed; with what it said.
     """
-    done = subprocess.run(argv, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=60)
+    env = {**ENVIRONMENT, **environment}
+    done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)} ended with {done.returncode}: {done.stderr.strip()}")
     return done.stdout.strip()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -135,3 +136,15 @@ def test_the_inventory_holds_the_profile_and_no_secret(sample: Sample, tmp_path:
     assert API_KEY not in path.read_text()
     variables = yaml.safe_load(path.read_text())["all"]["hosts"]["shop"]
     assert variables == {**profile(sample), "rollback_soak_seconds": 5}
+
+
+def test_the_profile_for_people_is_the_one_that_drills_use(
+    sample: Sample, root: Path, ansible_env: dict[str, str]
+) -> None:
+    place = {"SHOP_ROOT": str(sample.root), "SHOP_PORT": str(sample.port), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+    show = ["-m", "ansible.builtin.debug", "-a", "var=hostvars[inventory_hostname]"]
+    argv = ["ansible", "all", "-i", "inventories/demo", *show]
+    done = subprocess.run(argv, cwd=root, env={**ansible_env, **place}, capture_output=True, text=True, check=True)
+    shown = json.loads(done.stdout.partition("=>")[2])["hostvars[inventory_hostname]"]
+    expected = profile(sample)
+    assert {key: shown[key] for key in expected} == expected

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Connects alembic to the database named by `-x database=PATH` or by sqlalchemy.url."""
+"""Connects alembic to the database whose address is in DATABASE_URL; where none is given, nothing is guessed."""
 
-from pathlib import Path
+import os
 
 from alembic import context
 from sqlalchemy import create_engine, pool
 
-config = context.config
-path = context.get_x_argument(as_dictionary=True).get("database")
-url = f"sqlite:///{Path(path).resolve()}" if path else config.get_main_option("sqlalchemy.url")
+url = os.environ["DATABASE_URL"]
 
 if context.is_offline_mode():
     context.configure(url=url, literal_binds=True)
