@@ -52,8 +52,8 @@ def open_backup(component: str, directory: str, want: str) -> Backup:
             f"{component}: a backup is named, but the profile does not say where backups are. Nothing was changed.",
             "Add `backups: /directory` to this component, or name a checkpoint.",
         )
-    name, _, given = want.partition("@sha256:")
-    if not _NAME.fullmatch(name) or name in {".", ".."} or (given and not _DIGEST.fullmatch(given.lower())):
+    name, mark, given = want.partition("@sha256:")
+    if not _NAME.fullmatch(name) or name in {".", ".."} or (mark and not _DIGEST.fullmatch(given.lower())):
         raise Refused(
             f"{component}: {printable(want)!r} cannot name a backup. Nothing was changed.",
             f"Give the name of a file in {directory}, without a path, optionally followed by @sha256: and 64 digits.",
