@@ -15,11 +15,9 @@ from pathlib import Path
 
 from ansible import module_utils
 
+from .errors import ProjectMissingError
+
 _MARK = Path("plugins", "module_utils", "rollbackctl")
-
-
-class ProjectMissingError(Exception):
-    """The playbooks are nowhere to be found."""
 
 
 def _candidates() -> Iterator[Path]:
@@ -51,4 +49,4 @@ if _SHARED not in module_utils.__path__:
 
 from ansible.module_utils.rollbackctl import names, outcome  # noqa: E402 - findable only from here on
 
-__all__ = ["ROOT", "ProjectMissingError", "names", "outcome"]
+__all__ = ["ROOT", "names", "outcome"]

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line: validates everything first, then runs the playbooks that ansible-playbook would run as well."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from . import __version__
+from .errors import ProjectMissingError
+
+
+def build() -> typer.Typer:
+    """Return the application. Raises ProjectMissingError where the playbooks are not found."""
+    from .commands import look, runs, state  # noqa: PLC0415 - they need the project, and a missing one must be said well
+
+    app = typer.Typer(
+        name="rollbackctl",
+        help="Puts a broken service back, and proves it.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_show_locals=False,
+    )
+
+    @app.callback()
+    def common(
+        *,
+        version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    ) -> None:
+        if version:
+            sys.stdout.write(f"rollbackctl {__version__}\n")
+            raise typer.Exit
+
+    runs.register(app)
+    look.register(app)
+    state.register(app)
+    return app
+
+
+def main() -> None:
+    """Run the command line; the exit code is that of the run's outcome."""
+    os.umask(0o077)  # records and reports name services, hosts and paths
+    try:
+        app = build()
+    except ProjectMissingError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2) from None
+    app()

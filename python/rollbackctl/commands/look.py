@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The commands that only look: status, history, report, doctor."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rollbackctl import doctor as diagnosis
+from rollbackctl import execute, parameters, records
+from rollbackctl._project import outcome
+from rollbackctl.errors import RecordMissingError
+from rollbackctl.execute import Order
+from rollbackctl.records import Record
+from rollbackctl.report import html, markdown, parse, terminal, text
+
+from . import arguments
+from .arguments import AsJson, Inventories, Run, Services
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("status")(status)
+    app.command("history")(history)
+    app.command("report")(report)
+    app.command("doctor")(doctor)
+
+
+def status(services: Services = None, *, inventory: Inventories = None, as_json: AsJson = False) -> None:
+    """Say how each service's last run ended, and what to type where one did not.
+
+    Reads the records of this controller. With SERVICE and --inventory it reads the service's own store, which knows the
+    runs of every controller.
+    """
+    if services and inventory:
+        _status_of_store(services, inventory, as_json=as_json)
+        return
+    last: dict[str, Record] = {}
+    for record in records.every():
+        for service in record.get("services", {}):
+            last.setdefault(service, record)
+    found = {name: record for name, record in last.items() if not services or name in services}
+    if as_json:
+        shown = {
+            name: {key: record.get(key) for key in ("run", "outcome", "started", "next")}
+            for name, record in found.items()
+        }
+        sys.stdout.write(json.dumps(shown, indent=2) + "\n")
+        return
+    console = execute.stdout()
+    if not found:
+        console.print(Text(f"No run is on record in {records.directory()}."), soft_wrap=True)
+        return
+    table = _table("service", "last run", "when", "outcome", "what to type")
+    for name, record in sorted(found.items()):
+        word, style, following = _state(record)
+        cells = (text.line(name), text.line(record.get("run")), _when(record))
+        table.add_row(*map(Text, cells), Text(word, style), following)
+    console.print(table)
+
+
+def history() -> None:
+    """List the runs of this controller, the latest first."""
+    console = execute.stdout()
+    every = records.every()
+    if not every:
+        console.print(Text(f"No run is on record in {records.directory()}."), soft_wrap=True)
+        return
+    table = _table("when", "run", "what", "services", "outcome", "took", "why")
+    for record in every:
+        told = parse(record)
+        word, style, _ = _state(record)
+        level = f" {record.get('level')}" if record.get("level") else ""
+        names = ", ".join(service.name for service in told.services)
+        cells = (_when(record), told.run, f"{text.line(record.get('kind'))}{level}", names)
+        took = Text(text.duration(told.seconds), "yellow" if told.budget.over else "")
+        table.add_row(*map(Text, cells), Text(word, style), took, Text(told.reason))
+    console.print(table)
+
+
+def report(
+    run: Run,
+    *,
+    as_html: Annotated[
+        bool, typer.Option("--html", help="Print the page: one file, nothing loaded from elsewhere.")
+    ] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for an incident ticket.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write to this file instead.", show_default=False, dir_okay=False),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--open", help="Write the page beside the record and open it in a browser.")
+    ] = False,
+) -> None:
+    """Tell how a run went: in the terminal, as a page or as Markdown."""
+    if as_html and as_markdown:
+        execute.refuse("--html and --markdown: choose one")
+    try:
+        record = records.load(run)
+    except RecordMissingError as error:
+        execute.refuse(str(error))
+    told = parse(record)
+    if show:
+        typer.launch(str(records.write_beside(record, ".html", html.render(told))))
+    elif as_html or as_markdown or output:
+        wants_markdown = as_markdown or (output is not None and not as_html and output.suffix == ".md")
+        content = markdown.render(told) if wants_markdown else html.render(told)
+        if output is None:
+            sys.stdout.write(content)
+        else:
+            output.write_text(content, encoding="utf-8")
+    else:
+        execute.stdout().print(terminal.render(execute.in_flags(told)))
+
+
+def doctor(services: Services = None, *, inventory: Inventories = None) -> None:
+    """Find out whether this controller could roll back now, with no network but the way to the services."""
+    findings = diagnosis.examine(services or [], inventory or [])
+    table = _table("", "checked", "found")
+    for finding in findings:
+        mark = Text("✓", "green") if finding.ok else Text("✗", "bold red")
+        table.add_row(mark, Text(finding.name), Text(finding.text))
+    execute.stdout().print(table)
+    raise typer.Exit(0 if all(finding.ok for finding in findings) else execute.EXIT_REFUSED)
+
+
+def _status_of_store(services: list[str], inventory: list[str], *, as_json: bool) -> None:
+    values, wrong = parameters.judge({}, services, "status")
+    wrong += arguments.inventory_problems(inventory) + arguments.playbook_problems("status.yml")
+    if wrong:
+        execute.refuse(*wrong)
+    record, result = execute.look(Order("status.yml", tuple(inventory), values), check=False)
+    if record is None:
+        execute.no_plan(result)
+    if as_json:
+        execute.close(record, result, as_json=True, keep=False)
+    console = execute.stdout()
+    for name, service in record["services"].items():
+        for part in _store(name, service.get("status") or {}):
+            console.print(part, soft_wrap=isinstance(part, Text))
+        for problem in service.get("problems") or []:
+            console.print(Text(f"  {text.line(problem)}", "red"), soft_wrap=True)
+    if record["outcome"] not in {outcome.DONE, outcome.ALREADY}:
+        console.print(Text(parameters.in_flags(text.block(record.get("message"))), "red"), soft_wrap=True)
+    raise typer.Exit(parse(record).exit_code)
+
+
+def _store(name: str, found: dict[str, Any]) -> Iterable[RenderableType]:
+    yield Text.assemble((text.line(name), "bold"), f" on {text.line(found.get('host'))}" if found.get("host") else "")
+    lease = found.get("lease")
+    if lease:
+        yield Text(f"  Held by run {text.line(lease.get('run'))} of {text.line(lease.get('holder'))}.", "yellow")
+    if found.get("runs"):
+        table = _table("run", "what", "outcome", "fence", "what to type")
+        for run in found["runs"]:
+            word = text.line(run.get("outcome"))
+            level = f" {run.get('level')}" if run.get("level") else ""
+            cells = (text.line(run.get("run")), f"{text.line(run.get('kind'))}{level}")
+            ends = (
+                Text(word, _style(word)),
+                Text(text.line(run.get("fence"))),
+                Text(text.line(run.get("next")), "bold"),
+            )
+            table.add_row(*map(Text, cells), *ends)
+        yield table
+    for kept in found.get("checkpoints") or []:
+        taken = text.moment(str(kept.get("taken")))
+        yield Text(f"  checkpoint {text.line(kept.get('id'))}: {text.line(kept.get('state'))}, taken {taken}")
+    for bad in found.get("quarantine") or []:
+        since = text.moment(str(bad.get("since")))
+        yield Text(f"  quarantined {text.line(bad.get('id'))} since {since}: {text.line(bad.get('reason'))}")
+
+
+def _state(record: Record) -> tuple[str, str, Text]:
+    """Return a run's word, its colour, and what to type next."""
+    word = text.line(record.get("outcome"))
+    run = text.line(record.get("run"))
+    if records.is_running(record):
+        return "running", "cyan", Text(f"runs now, process {record.get('pid')}", "dim")
+    if word in {outcome.INTERRUPTED, outcome.RESUMABLE}:
+        return word, _style(word), Text(f"rollbackctl resume {run}", "bold")
+    return word, _style(word), Text(text.line(record.get("next")))
+
+
+def _style(word: str) -> str:
+    return terminal.STYLES[parse({"outcome": word}).tone]
+
+
+def _when(record: Record) -> str:
+    return text.moment(str(record.get("started", "")))
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=None, padding=(0, 1))
+    for head in heads:
+        table.add_column(head, header_style="dim", overflow="fold")
+    return table
