@@ -147,7 +147,9 @@ class SqliteDriver(Driver):
         if not os.path.isdir(folder):
             return Finding(problems=(f"The directory {folder} does not exist. Make it, with the service's owner.",))
         room = os.statvfs(folder)
-        needed, free = 2 * size + _MARGIN, room.f_bavail * room.f_frsize
+        # The staged copy and a margin for the WAL; online, the kept content and a WAL of the whole backup besides.
+        needed = 2 * size + _MARGIN + (self._live_size() if self._online else 0)
+        free = room.f_bavail * room.f_frsize
         if free < needed:
             problems.append(f"{folder} has {free >> 20} MiB free and {needed >> 20} MiB are needed. Make room there.")
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -163,8 +165,6 @@ class SqliteDriver(Driver):
             notes.append(f"The live database is damaged ({live.artefacts['damaged']}); its bytes are kept as they are.")
         if self._online:
             problems += self._online_problems(live, target)
-            if not live.artefacts.get("wal"):
-                notes.append("The database is not in WAL mode: readers wait while the restore is committed.")
         return Finding(
             problems=tuple(problems),
             loss=self._loss(live, target),
@@ -173,6 +173,9 @@ class SqliteDriver(Driver):
             needs_fence=not self._online,
             notes=tuple(notes),
         )
+
+    def _live_size(self) -> int:
+        return sum(os.path.getsize(self.path + end) for end in ("", "-wal") if os.path.exists(self.path + end))
 
     def _file_problems(self) -> list[str]:
         problems = []
@@ -191,11 +194,14 @@ class SqliteDriver(Driver):
             problems.append(f"{self.path} belongs to another user. Run as root or as its owner.")
         return problems
 
-    @staticmethod
-    def _online_problems(live: Version, target: Version) -> list[str]:
+    def _online_problems(self, live: Version, target: Version) -> list[str]:
         if "wal" not in live.artefacts or target.artefacts.get("kind") != "sqlite":
             return ["method online needs a readable database on both sides. Set method to replace."]
-        if live.artefacts["wal"] and live.artefacts["page_size"] != target.artefacts["page_size"]:
+        if not live.artefacts["wal"]:
+            return [
+                f"{self.path} is not in WAL mode, so method online would lock its readers out. Set method to replace."
+            ]
+        if live.artefacts["page_size"] != target.artefacts["page_size"]:
             sizes = f"{live.artefacts['page_size']} bytes live, {target.artefacts['page_size']} in the backup"
             return [f"The page sizes differ ({sizes}), which method online cannot change. Set method to replace."]
         return []

@@ -139,6 +139,8 @@ def copy_new(source: int, target: str, each: Callable[[], None] | None = None) -
         try:
             fcntl.ioctl(handle, _FICLONE, source)
             shared = True
+            if each is not None:
+                each()
         except OSError:
             shared, offset = False, 0
             while True:

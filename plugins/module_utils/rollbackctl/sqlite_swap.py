@@ -19,7 +19,7 @@ from typing import Any, Callable
 from .durable import sync_directory
 from .errors import DeadlineExceeded, StepFailed
 from .failpoints import failpoint
-from .sqlite_content import connect, damage, reading
+from .sqlite_content import connect, damage, in_wal_mode, reading
 from .sqlite_file import COMPANIONS, attributes, copy_new, give_attributes, holders, lock
 
 _PAGES = 1024  # per step of the backup API: often enough for deadlines and failpoints, rarely enough for speed
@@ -221,12 +221,17 @@ def online(path: str, new: str, old: str, *, busy_seconds: float, seconds: float
     """Write the proven file new into the live database, as one transaction; return the name of the kept old content.
 
     While SQLite's write lock is held and nothing is committed yet, the old content is copied to `old`: it is exactly
-    what gets displaced, the last write before the lock included. Readers are never blocked in WAL mode; writers wait.
+    what gets displaced, the last write before the lock included. Readers are never blocked; writers wait. That
+    holds in WAL mode only (in journal mode the backup API locks everybody out), which is therefore required.
 
     :param busy_seconds: how long to wait for the write lock and, afterwards, for readers to let the WAL be emptied.
     :param seconds: the limit for the copy.
     :raises StepFailed: it was not committed; the database is wholly old.
     """
+    if not in_wal_mode(path):
+        raise StepFailed(
+            f"{path} is not in WAL mode, so readers would be locked out. It was not touched.", "Set method to replace."
+        )
     kept = free_name(old)
     start = time.monotonic()
     source = connect(new, immutable=True)
@@ -251,7 +256,6 @@ def online(path: str, new: str, old: str, *, busy_seconds: float, seconds: float
 
     try:
         failpoint("restore_sqlite.online.before")
-        # One page first: that takes the write lock and lets `step` copy the old content before any cache spills.
         _backup(source, target, step)
         failpoint("restore_sqlite.online.after")
         found = damage(target)
@@ -272,9 +276,9 @@ def online(path: str, new: str, old: str, *, busy_seconds: float, seconds: float
 
 
 def _backup(source: sqlite3.Connection, target: sqlite3.Connection, step: Callable[[int, int, int], None]) -> None:
-    # 64 pages: the first step must not outgrow SQLite's page cache (2 MB), or a database in journal mode is locked
-    # for readers before `step` could copy it.
-    source.backup(target, pages=64, progress=step, sleep=0.005)
+    # Page by page: the first step takes the write lock and must not be the last one, because `step` then has to copy
+    # the old content. What is written stays in the WAL until the last page.
+    source.backup(target, pages=1, progress=step, sleep=0.005)
 
 
 def _keep(path: str, kept: str, seconds: float) -> None:

@@ -68,7 +68,7 @@ def break_it(path: Path) -> None:
         path,
         "DELETE FROM orders WHERE id <= 10",
         "UPDATE orders SET total = -1 WHERE id BETWEEN 11 AND 15",
-        "INSERT INTO orders (id, user_id, total) VALUES (9001, 1, 1.0), (9002, 1, 1.0), (9003, 1, 1.0)",
+        "INSERT INTO orders (id, user_id, total) VALUES (900001, 1, 1.0), (900002, 1, 1.0), (900003, 1, 1.0)",
         "ALTER TABLE users ADD COLUMN nickname TEXT",
         "CREATE TABLE audit (id INTEGER PRIMARY KEY)",
         "UPDATE alembic_version SET version_num = 'bad1'",
@@ -108,21 +108,27 @@ from ansible.module_utils.rollbackctl.sqlite import SqliteDriver
 job = json.loads(sys.argv[2])
 driver = SqliteDriver(job["options"], Place(run=job["run"], work=Path(job["work"])))
 target = Version.from_dict(job["target"])
+print("ready", flush=True)
 driver.stage(target)
 driver.apply(target)
 """
 
 
-def apply_in_child(driver: SqliteDriver, target: Version, failpoint: str = "") -> subprocess.CompletedProcess[str]:
-    """Stage and apply in a process of its own, stopped at a failpoint (name:action)."""
+def child_command(driver: SqliteDriver, target: Version) -> list[str]:
+    """The command that says "ready", stages and applies in a process of its own."""
     job = {
         "options": dict(driver.options),
         "run": driver.place.run,
         "work": str(driver.place.work),
         "target": target.to_dict(),
     }
+    return [sys.executable, "-c", CHILD, str(ROOT), json.dumps(job)]
+
+
+def apply_in_child(driver: SqliteDriver, target: Version, failpoint: str = "") -> subprocess.CompletedProcess[str]:
+    """Stage and apply in a process of its own, stopped at a failpoint (name:action)."""
     return subprocess.run(
-        [sys.executable, "-c", CHILD, str(ROOT), json.dumps(job)],
+        child_command(driver, target),
         env={**os.environ, "ROLLBACKCTL_FAILPOINT": failpoint},
         capture_output=True,
         text=True,

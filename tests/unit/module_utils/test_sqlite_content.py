@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Digests see every difference in content and none in how it is stored."""
+
+from __future__ import annotations
+
+import marshal
+import sqlite3
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.rollbackctl.errors import Refused
+from ansible.module_utils.rollbackctl.sqlite_content import Content, newer_rows, read_content, reading
+
+from tests.unit.module_utils.sqlite_parts import execute, make_database
+
+
+def content_of(path: Path) -> Content:
+    with reading(str(path), seconds=5) as connection:
+        return read_content(connection, exact=True)
+
+
+def test_the_encoding_of_rows_never_changes() -> None:
+    """A checkpoint made with one Python is compared with another: marshal's format 2, all five SQLite types."""
+    assert marshal.dumps((None, 1, -(2**40), 1.5, "e\u00e9", b"x"), 2).hex() == (
+        "28060000004e69010000006cfdffffff00000000000467000000000000f83f750300000065c3a9730100000078"
+    )
+
+
+def test_storage_does_not_matter(tmp_path: Path) -> None:
+    one = make_database(tmp_path / "one.db", wal=False, page_size=1024)
+    two = make_database(tmp_path / "two.db", page_size=8192)
+    execute(two, "DELETE FROM orders WHERE id < 100")
+    source = sqlite3.connect(one)
+    rows = source.execute("SELECT * FROM orders WHERE id < 100").fetchall()
+    source.close()
+    target = sqlite3.connect(two)
+    target.executemany("INSERT INTO orders VALUES (?, ?, ?, ?)", reversed(rows))
+    target.commit()
+    target.execute("ANALYZE")
+    target.execute("VACUUM")
+    target.close()
+    assert content_of(one) == content_of(two)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE users SET name = name || char(0) || 'hidden' WHERE id = 3",
+        "UPDATE orders SET note = CAST(note AS TEXT) WHERE id = 3",
+        "UPDATE orders SET total = NULL WHERE id = 3",
+        "UPDATE orders SET total = total + 1e-13 WHERE id = 3",
+        "UPDATE prices SET cents = cents + 1 WHERE sku = 'sku3'",
+        "UPDATE prices SET cents = 3.5 WHERE sku = 'sku3'",
+        "DELETE FROM prices WHERE sku = 'sku3'",
+        "DROP INDEX orders_by_user",
+        "PRAGMA user_version = 9",
+    ],
+)
+def test_every_difference_matters(tmp_path: Path, change: str) -> None:
+    path = make_database(tmp_path / "one.db")
+    before = content_of(path)
+    execute(path, change)
+    assert content_of(path).content != before.content
+
+
+def test_odd_schemas_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "odd.db"
+    execute(
+        path,
+        'CREATE TABLE "a ""table""" (rowid TEXT, _rowid_ TEXT, "or der" BLOB)',
+        "CREATE TABLE taken (rowid TEXT, _rowid_ TEXT, oid TEXT)",
+        "CREATE TABLE made (a INTEGER, b AS (a * 2) STORED, c AS (a + 1))",
+        "CREATE TABLE counted (id INTEGER PRIMARY KEY AUTOINCREMENT)",
+        "CREATE VIEW seen AS SELECT * FROM made",
+        "INSERT INTO \"a \"\"table\"\"\" VALUES ('x', 'y', x'00ff')",
+        "INSERT INTO taken VALUES ('x', CAST(x'ff80' AS TEXT), 'z')",
+        "INSERT INTO made (a) VALUES (1), (2)",
+        "INSERT INTO counted DEFAULT VALUES",
+        "CREATE VIRTUAL TABLE search USING fts5(body)",
+        "INSERT INTO search VALUES ('some words')",
+    )
+    tables = content_of(path).tables
+    assert {name: facts["rows"] for name, facts in tables.items() if not name.startswith("search")} == {
+        'a "table"': 1,
+        "taken": 1,
+        "made": 2,
+        "counted": 1,
+        "sqlite_sequence": 1,
+    }
+    assert tables["search_content"]["rows"] == 1
+    before = content_of(path).content
+    execute(path, "UPDATE search SET body = 'other words'")
+    assert content_of(path).content != before
+
+
+def test_differences_are_counted_on_every_kind_of_key(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.db", tmp_path / "two.db"
+    for path in (one, two):
+        execute(
+            path,
+            "CREATE TABLE plain (x TEXT COLLATE NOCASE)",
+            "CREATE TABLE keyed (a TEXT, b TEXT, x INTEGER, PRIMARY KEY (a, b)) WITHOUT ROWID",
+            "CREATE TABLE rekeyed (id INTEGER PRIMARY KEY, x)",
+            "INSERT INTO plain VALUES ('a'), ('b'), ('c')",
+            "INSERT INTO keyed VALUES ('a', 'a', 1), ('a', 'b', 2), ('b', 'a', 3)",
+        )
+    execute(one, "UPDATE plain SET x = 'A' WHERE x = 'a'", "INSERT INTO plain VALUES ('d')", "CREATE TABLE new (x)")
+    execute(
+        one,
+        "INSERT INTO new VALUES (1), (2)",
+        "DELETE FROM keyed WHERE b = 'b'",
+        "UPDATE keyed SET x = 0 WHERE a = 'b'",
+    )
+    execute(two, "CREATE TABLE gone (x)", "INSERT INTO gone VALUES (1)")
+    assert newer_rows(str(one), str(two)) == {
+        "plain": {"only_live": 1, "only_target": 0, "differ": 1},
+        "keyed": {"only_live": 0, "only_target": 1, "differ": 1},
+        "new": {"only_live": 2, "only_target": 0, "differ": 0},
+        "gone": {"only_live": 0, "only_target": 1, "differ": 0},
+    }
+    assert newer_rows(str(one), str(one)) == {}
+
+
+def test_counting_ends_in_time(tmp_path: Path) -> None:
+    one = make_database(tmp_path / "one.db", orders=60000)
+    two = make_database(tmp_path / "two.db", orders=59000)
+    assert newer_rows(str(one), str(two), seconds=0.0)["orders"] == {"unknown": 1}
+    assert newer_rows(str(one), str(two))["orders"] == {"only_live": 1000, "only_target": 0, "differ": 0}
+
+
+def test_a_directory_is_no_database(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="not a regular file"):
+        content_of(tmp_path)
