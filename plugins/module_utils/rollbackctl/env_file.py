@@ -58,8 +58,9 @@ class EnvFileDriver(Driver):
         the profile names today."""
         if isinstance(want, Version):
             content = self._load(want)
-            text = self._describe(parse(content))
-            return Version(self._identity(content), text, want.taken, want.artefacts, want.at)
+            identity = self._identity(content)
+            text = want.text if identity == want.identity else self._describe(parse(content))
+            return Version(identity, text, want.taken, want.artefacts, want.at)
         with open_backup(self.name, self.backups, want).file as file:
             content = file.read(1 << 21)
             name, modified = want.partition("@")[0], os.fstat(file.fileno()).st_mtime
@@ -126,7 +127,7 @@ class EnvFileDriver(Driver):
 
     @property
     def _temporary(self) -> str:
-        return f".{self.path.name}.rollbackctl-{self.place.run}"
+        return f".{self.path.name.lstrip('.')}.rollbackctl-{self.place.run}"
 
     def _read(self) -> tuple[bytes, os.stat_result]:
         wrong = [name for name in self.variables if not is_variable(name)]

@@ -32,17 +32,13 @@ def fingerprint(path: Path, content: bytes) -> str:
     return hashlib.pbkdf2_hmac("sha256", content, salt, _ROUNDS).hex()
 
 
-def read_secret(name: str, path: Path, folder: int | None = None) -> tuple[bytes, os.stat_result]:
-    """Return the content and status of a plain file that is no link. folder: descriptor of the directory it is in.
+def read_secret(name: str, path: Path) -> tuple[bytes, os.stat_result]:
+    """Return the content and status of a plain file that is no link.
 
     :raises Refused: missing, unreadable, not a plain file, or bigger than any .env file.
     """
     try:
-        handle = os.open(
-            path if folder is None else path.name,
-            os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
-            dir_fd=folder,
-        )
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as exc:
         raise Refused(
             f"{name}: {path} does not exist. Nothing was changed.",
@@ -54,10 +50,11 @@ def read_secret(name: str, path: Path, folder: int | None = None) -> tuple[bytes
             f"{name}: {path} cannot be read: {reason}. Nothing was changed.",
             "Set `path` of this component to the file itself, and run as a user who may read and replace it.",
         ) from exc
+    info = os.fstat(handle)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(handle)
+        raise Refused(f"{name}: {path} is no plain file. Nothing was changed.")
     with os.fdopen(handle, "rb") as file:
-        info = os.fstat(handle)
-        if not stat.S_ISREG(info.st_mode):
-            raise Refused(f"{name}: {path} is no plain file. Nothing was changed.")
         content = file.read(SIZE_LIMIT + 1)
     if len(content) > SIZE_LIMIT:
         raise Refused(f"{name}: {path} is bigger than 1 MB, so it is no .env file. Nothing was changed.")
