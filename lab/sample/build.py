@@ -35,6 +35,7 @@ from lab.sample.profile import profile
 RELEASE = Path(__file__).resolve().parent / "release"
 GOOD, BAD = "1.4.0", "1.5.0"
 API_KEY, BAD_API_KEY = "canary-key-5f1d0c", "canary-key-broken-91"
+ABOUT, IDENTITY = "sample.json", "of the rollbackctl lab"
 PATIENCE_SECONDS = 30.0
 MIGRATIONS = {"destroys": "0003_client.py", "adds": "0003_note.py"}
 # What release 1.5.0 does to app.py: it reads a column that its own migration calls something else.
@@ -249,26 +250,14 @@ def create(
     port: 0 takes a free one. databases: names of its SQLite databases (default: one, named like the service).
     """
     home = (root / name).resolve()
-    data = home / "data"
-    sample = Sample(
-        name=name,
-        root=home,
-        origin=home / "origin.git",
-        app=home / "app",
-        databases=tuple(data / f"{database}.db" for database in databases or (name,)),
-        env_file=home / f"{name}.env",
-        static=home / "static",
-        log=home / "log" / f"{name}.log",
-        identity=home / "IDENTITY",
-        state=home / "rollback-state",
-        configuration=home / "supervisord.conf",
-        socket=_socket_path(home),
-        port=port or free_port(),
-    )
-    for folder in (data, sample.static, sample.log.parent, sample.state):
-        folder.mkdir(parents=True)
+    home.mkdir(parents=True)
+    sample = _layout(home, port or free_port(), databases or (name,), _socket_path(home))
+    about = {"port": sample.port, "databases": list(databases or (name,)), "socket": str(sample.socket)}
+    (home / ABOUT).write_text(json.dumps(about), encoding="ascii")
+    for folder in (sample.databases[0].parent, sample.static, sample.log.parent, sample.state):
+        folder.mkdir()
     sample.state.chmod(0o700)
-    sample.identity.write_text(f"{name} of the rollbackctl lab\n", encoding="ascii")
+    sample.identity.write_text(f"{name} {IDENTITY}\n", encoding="ascii")
     _make_repository(sample)
     write_settings(sample, {"SHOP_API_KEY": API_KEY, "SHOP_CURRENCY": "EUR", "SHOP_NEW_CHECKOUT": "false"})
     (sample.static / "shop.css").write_text("body { color: black }\n", encoding="utf-8")
@@ -280,6 +269,39 @@ def create(
             rows = [(f"customer{n}", f"customer{n}@example.org", 100 + n) for n in range(orders)]
             connection.executemany("INSERT INTO orders (customer, email, cents) VALUES (?, ?, ?)", rows)
     return sample
+
+
+def load(home: Path) -> Sample:
+    """Return the sample service that create made in a folder, whether it runs or not.
+
+    :raises ValueError: there is none.
+    """
+    try:
+        about = json.loads((home / ABOUT).read_text(encoding="ascii"))
+        said = (home / "IDENTITY").read_text(encoding="ascii")
+    except OSError as exc:
+        raise ValueError(f"{home} holds no sample service: {exc.strerror}") from exc
+    if said.strip() != f"{home.name} {IDENTITY}":
+        raise ValueError(f"{home} holds no sample service: IDENTITY says something else")
+    return _layout(home.resolve(), int(about["port"]), about["databases"], Path(about["socket"]))
+
+
+def _layout(home: Path, port: int, databases: Sequence[str], listens: Path) -> Sample:
+    return Sample(
+        name=home.name,
+        root=home,
+        origin=home / "origin.git",
+        app=home / "app",
+        databases=tuple(home / "data" / f"{database}.db" for database in databases),
+        env_file=home / f"{home.name}.env",
+        static=home / "static",
+        log=home / "log" / f"{home.name}.log",
+        identity=home / "IDENTITY",
+        state=home / "rollback-state",
+        configuration=home / "supervisord.conf",
+        socket=listens,
+        port=port,
+    )
 
 
 def _make_repository(sample: Sample) -> None:
