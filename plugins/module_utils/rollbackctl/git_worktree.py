@@ -96,7 +96,7 @@ class WorkTree:
         return dict(zip(flat[1::2], flat[0::2]))
 
     def foreign(self, goal: str, known: Sequence[str]) -> list[str]:
-        """Return the paths that stand in the way of bringing this checkout to goal: none of the trees has what is there."""
+        """Return the paths that stand in the way of bringing this checkout to goal: no known tree has what is there."""
         return self._sort(goal, known)[2]
 
     def _sort(self, goal: str, known: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
@@ -126,8 +126,11 @@ class WorkTree:
         place = os.path.join(self.top, path)
         if os.path.islink(place) or not os.path.isdir(place):
             return False
-        inside = (os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names)
-        return any(os.path.relpath(name, self.top) not in delete for name in inside)
+        for folder, folders, names in os.walk(place):
+            found = (os.path.join(folder, name) for name in (*folders, *names))
+            if any(os.path.relpath(p, self.top) not in delete for p in found if os.path.islink(p) or os.path.isfile(p)):
+                return True
+        return False
 
     def _is_file(self, path: str) -> bool:
         """Say whether there is a file or link at path that is not reached through a link."""
