@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -43,7 +42,6 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Run the command line; the exit code is that of the run's outcome."""
-    os.umask(0o077)  # records and reports name services, hosts and paths
     try:
         app = build()
     except ProjectMissingError as error:

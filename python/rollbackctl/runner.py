@@ -64,37 +64,13 @@ class Result:
     signalled: str
 
 
-class _Unsafe(yaml.SafeDumper):
-    """Writes every text, however deep, with Ansible's !unsafe tag."""
-
-    def ignore_aliases(self, _data: object) -> bool:
-        """Say that equal values are written twice: an alias would be one more thing to get right."""
-        return True
-
-
-class _Key(str):
-    """The name of a variable or of a map's entry: Ansible does not treat those as templates."""
-
-    __slots__ = ()
-
-
-_Unsafe.add_representer(str, lambda dumper, text: dumper.represent_scalar("!unsafe", text, style='"'))
-_Unsafe.add_representer(
-    _Key, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style='"')
-)
-
-
 def as_data(values: Mapping[str, object]) -> str:
-    """Return values as a YAML file of extra variables in which each text is marked as data."""
+    """Return values as a YAML file of extra variables in which no text can be taken for a template.
 
-    def marked(value: object) -> object:
-        if isinstance(value, Mapping):
-            return {_Key(key): marked(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [marked(item) for item in value]
-        return value
-
-    return yaml.dump(marked(values), Dumper=_Unsafe, allow_unicode=False, sort_keys=False, width=sys.maxsize)
+    The tag stands before the whole document: on a single text it would also make Ansible look at it again as if it were
+    not quoted, and read "1.10" as 1.1 and "yes" as true (`_resolve_and_construct_object` of ansible-core 2.19).
+    """
+    return "--- !unsafe\n" + yaml.safe_dump(dict(values), sort_keys=False, width=sys.maxsize)
 
 
 def run_playbook(request: Request, on_event: Callable[[Event], None] = lambda _event: None) -> Result:
@@ -114,11 +90,12 @@ def run_playbook(request: Request, on_event: Callable[[Event], None] = lambda _e
             playbook=str(request.playbook),
             inventory=[os.path.abspath(source) for source in request.inventories] or None,  # noqa: PTH100 - not resolved
             cmdline=shlex.join(options),
-            settings={"suppress_output_file": True, "suppress_ansible_output": True},
             suppress_env_files=True,
             fact_cache_type="",
         )
         config.prepare()
+        # Said here, because prepare() puts its own defaults where there is no settings file.
+        config.suppress_output_file = config.suppress_ansible_output = True
         config.env = _environment(config.env, request.environment)
         watch.command = Path(config.artifact_dir) / "command"
         runner = Runner(config, event_handler=watch.take)
