@@ -32,14 +32,11 @@ options:
     description: Seconds for all checks together.
     type: float
     default: 120
-  since:
+  run:
     description:
-      - UTC time of the change. What was logged before it does not count, what was started before it is old.
-    type: str
-  expect:
-    description: For each component the list of spellings of the version that should run now.
+      - The run that asks, with its C(id) and C(state). Its journal says since when processes and log lines count,
+        its plan which versions should run. Without it nothing was changed.
     type: dict
-    default: {}
   allow_unverified:
     description: Whether checks that cannot be evaluated leave the task green.
     type: bool
@@ -91,8 +88,9 @@ rollbackctl:
 import json
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rollbackctl.check_context import context_of
 from ansible.module_utils.rollbackctl.check_profile import give_secrets, load_checks
-from ansible.module_utils.rollbackctl.checks import context_from, judge, run_checks
+from ansible.module_utils.rollbackctl.checks import judge, run_checks
 from ansible.module_utils.rollbackctl.errors import RollbackError
 
 
@@ -104,8 +102,7 @@ def main() -> None:
             "checks": {"type": "list", "elements": "dict", "required": True},
             "secrets": {"type": "str", "no_log": True},
             "deadline": {"type": "float", "default": 120},
-            "since": {"type": "str"},
-            "expect": {"type": "dict", "default": {}},
+            "run": {"type": "dict"},
             "allow_unverified": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -116,7 +113,7 @@ def main() -> None:
         if params["secrets"]:
             documents = give_secrets(documents, json.loads(params["secrets"]))
         checks = load_checks(documents)
-        context = context_from(params["since"], params["expect"], check_mode=module.check_mode)
+        context = context_of(params["run"], check_mode=module.check_mode)
     except RollbackError as exc:
         module.fail_json(msg=exc.message, next_step=exc.next_step)
     results = run_checks(checks, params["deadline"], context)

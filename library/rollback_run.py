@@ -36,10 +36,11 @@ options:
     type: list
     elements: dict
     default: []
-  peers:
-    description: All components of the service, for reading it back.
-    type: dict
-    default: {}
+  roles:
+    description: All components of the service, by role, for reading it back.
+    type: list
+    elements: dict
+    default: []
   fences:
     description: Whether the service has a component that can be a fence.
     type: bool
@@ -90,7 +91,7 @@ def main() -> None:
             "service": {"type": "dict", "default": {}},
             "asked": {"type": "dict", "default": {}},
             "proposals": {"type": "list", "elements": "dict", "default": []},
-            "peers": {"type": "dict", "default": {}},
+            "roles": {"type": "list", "elements": "dict", "default": []},
             "fences": {"type": "bool", "default": False},
             "dry": {"type": "bool", "default": False},
             "failed": {"type": "bool", "default": False},
@@ -107,7 +108,7 @@ def main() -> None:
         elif operation == "plan":
             facts = {"phase": "plan", **plan_run(run, asked, given["proposals"], fences=given["fences"], dry=given["dry"])}
         elif operation == "finish":
-            ending = finish_run(run, asked, given["peers"], failed=given["failed"], message=given["message"])
+            ending = finish_run(run, asked, given["roles"], failed=given["failed"], message=given["message"])
             facts = {"phase": "finish", "ending": ending}
         elif operation == "release":
             facts = {"phase": "release", "text": release_quarantine(run, str(asked.get("rollback_release") or ""))}

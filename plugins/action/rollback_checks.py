@@ -2,8 +2,7 @@
 """Action plugin: a profile's `rollback_checks`, those from outside here on the controller, those from inside there.
 
 Both run at the same time. Arguments: phase (verify, resume or checkpoint), views (inside, outside or both), deadline
-(seconds, for all together), since (UTC time of the change), expect (component to the spellings of its version),
-allow_unverified.
+(seconds, for all together), allow_unverified.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ansible import module_utils
-from ansible.constants import DEFAULT_MODULE_UTILS_PATH
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 
-# The setting `module_utils` does not reach action plugins by itself.
-module_utils.__path__.extend(path for path in DEFAULT_MODULE_UTILS_PATH if path not in module_utils.__path__)
+# The `module_utils` setting reaches modules only; what runs in the controller finds the shared code through this path.
+_SHARED = str(Path(__file__).resolve().parents[1] / "module_utils")
+if _SHARED not in module_utils.__path__:
+    module_utils.__path__.append(_SHARED)
 try:  # An import error here would end the playbook without its rescue and always; run() refuses instead.
-    from ansible.module_utils.rollbackctl.check_model import CheckResult
-    from ansible.module_utils.rollbackctl.check_profile import give_secrets, load_checks, take_secrets
-    from ansible.module_utils.rollbackctl.checks import context_from, judge, run_checks
+    from ansible.module_utils.rollbackctl.check_controller import VARIABLE, read_checks
+    from ansible.module_utils.rollbackctl.check_model import CheckResult, Context
+    from ansible.module_utils.rollbackctl.check_profile import take_secrets
+    from ansible.module_utils.rollbackctl.checks import judge, run_checks
     from ansible.module_utils.rollbackctl.errors import Refused, RollbackError
     from ansible.module_utils.rollbackctl.names import printable
 
@@ -33,8 +32,7 @@ try:  # An import error here would end the playbook without its rescue and alway
 except ImportError as problem:
     IMPORT_PROBLEM = str(problem)
 
-VARIABLE = "rollback_checks"
-SPEC = Path(__file__).resolve().parents[2] / "roles" / "run_verify" / "meta" / "argument_specs.yml"
+RUN_FACT = "rollbackctl_run"
 NO_CHECKS = "The profile has no such check (rollback_checks), so nothing was looked at."
 
 
@@ -59,8 +57,6 @@ class ActionModule(ActionBase):
                     "default": ["inside", "outside"],
                 },
                 "deadline": {"type": "float", "default": 120},
-                "since": {"type": "str"},
-                "expect": {"type": "dict", "default": {}},
                 "allow_unverified": {"type": "bool", "default": False},
             },
         )
@@ -75,10 +71,9 @@ class ActionModule(ActionBase):
             return {**result, "failed": True, "msg": f"The checks could not be run: {printable(str(exc))}"}
 
     def _check(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        documents = validated(plain(self._templar.template(task_vars.get(VARIABLE, []))))
-        checks = load_checks(documents)  # all of them: a mistake in one of the other view is a mistake too
+        # All of them are read: a mistake in one of the other view is a mistake too.
+        documents, checks = read_checks(plain(self._templar.template(task_vars.get(VARIABLE))))
         mode = bool(self._task.check_mode)
-        context = context_from(arguments["since"], arguments["expect"], check_mode=mode)
         outside = [check for check in checks if check.view == "outside" and "outside" in arguments["views"]]
         inside = [
             document
@@ -87,7 +82,7 @@ class ActionModule(ActionBase):
         ]
         found: list[CheckResult] = []
         thread = threading.Thread(
-            target=lambda: found.extend(run_checks(outside, arguments["deadline"], context)),
+            target=lambda: found.extend(run_checks(outside, arguments["deadline"], Context(check_mode=mode))),
             daemon=True,
         )
         thread.start()
@@ -117,6 +112,7 @@ class ActionModule(ActionBase):
         :raises Refused: the module gave no results.
         """
         public, secrets = take_secrets(documents)
+        run = plain(task_vars.get("ansible_facts", {}).get(RUN_FACT)) or {}
         answer = self._execute_module(
             module_name="rollback_checks",
             module_args={
@@ -124,8 +120,7 @@ class ActionModule(ActionBase):
                 "checks": public,
                 "secrets": json.dumps(secrets),
                 "deadline": arguments["deadline"],
-                "since": arguments["since"],
-                "expect": plain(arguments["expect"]),
+                "run": {key: run[key] for key in ("id", "state") if key in run},
                 "allow_unverified": True,  # decided here, for both views together
             },
             task_vars=task_vars,
@@ -148,22 +143,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(one) for one in value]
     return value
-
-
-def validated(documents: Any) -> list[dict[str, Any]]:
-    """Return the checks with types converted and defaults filled in, as the role's argument spec says.
-
-    Ansible's messages quote the values they reject; headers and environment therefore never reach the validator.
-
-    :raises Refused: with all problems.
-    """
-    hint = "Correct rollback_checks in the service's profile; roles/run_verify/README.md shows how a check is written."
-    if not isinstance(documents, list) or not all(isinstance(document, dict) for document in documents):
-        raise Refused("rollback_checks must be a list of mappings. Nothing was changed.", hint)
-    public, secrets = take_secrets(documents)
-    options = yaml.safe_load(SPEC.read_text(encoding="utf-8"))["argument_specs"]["all"]["options"]
-    answer = ArgumentSpecValidator(options).validate({VARIABLE: public})
-    if answer.error_messages:
-        problems = " ".join(f"{printable(message)}." for message in answer.error_messages)
-        raise Refused(f"rollback_checks cannot be used. {problems} Nothing was changed.", hint)
-    return give_secrets(answer.validated_parameters[VARIABLE], secrets)

@@ -44,7 +44,14 @@ class ActionModule(RollbackAction):
     def _on_host(self, run: dict[str, Any], asked: dict[str, Any], *, failed: bool, message: str) -> dict[str, Any]:
         result = self.on_host(
             "rollback_run",
-            {"operation": "finish", "run": run, "asked": asked, "peers": self.peers(), "failed": failed, "message": message},
+            {
+                "operation": "finish",
+                "run": run,
+                "asked": asked,
+                "roles": self.components_of(self.run_roles()),
+                "failed": failed,
+                "message": message,
+            },
         )
         if result.get("failed"):
             text = f"{message} The run could not be ended on the host: {result.get('msg', '')}".strip()

@@ -21,7 +21,6 @@ from ansible.module_utils.rollbackctl.action import CALLBACK_VARIABLE, ROLES, RU
 from ansible.module_utils.rollbackctl.controller import (  # noqa: E402
     component_problems,
     known_names,
-    missing_phase_files,
     parameter_problems,
     role_options,
     unknown_names,
@@ -40,8 +39,6 @@ class ActionModule(RollbackAction):
         profile, wrong = self._asked("profile")
         problems += wrong + parameter_problems(asked, kind) + self._scope_problems(asked, profile, kind)
         problems += unknown_names(self._own_names(), known_names(str(ROLES)))
-        for role in self.run_roles():
-            problems += missing_phase_files(str(ROLES / role))
         problems += self._component_problems(asked)
         announced = _callback()
         if announced is None:

@@ -13,7 +13,8 @@ _SHARED = str(Path(__file__).resolve().parents[1] / "module_utils")
 if _SHARED not in module_utils.__path__:
     module_utils.__path__.append(_SHARED)
 
-from ansible.module_utils.rollbackctl.action import RUN_FACT, RollbackAction  # noqa: E402
+from ansible.module_utils.rollbackctl.action import PROPOSALS_FACT, RUN_FACT, RollbackAction  # noqa: E402
+from ansible.module_utils.rollbackctl.phases import CAPTURED_LAYERS  # noqa: E402
 
 
 class ActionModule(RollbackAction):
@@ -22,12 +23,9 @@ class ActionModule(RollbackAction):
     def act(self) -> dict[str, Any]:
         """Compose the plan on the host, where ledger and quarantine are."""
         run = self.engine_run
-        proposals: list[dict[str, Any]] = []
-        for role in self.run_roles():
-            found = self.facts(f"{RUN_FACT}_{role}") or {}
-            if found.get("run") == run.get("id"):
-                proposals += found["proposals"]
-        fences = any(item.get("fence") for items in self.peers().values() for item in items)
+        found = self.facts(PROPOSALS_FACT) or {}
+        proposals = found["proposals"] if found.get("run") == run.get("id") else []
+        fences = any(item.get("fence") for role in self.components_of(self.run_roles()) for item in role["components"])
         asked = {
             name: self.variable(name)
             for name in ("rollback_on_failure", "rollback_accept_data_loss_since", "rollback_plan")
@@ -43,6 +41,9 @@ class ActionModule(RollbackAction):
             result["failed"] = True
             result["msg"] = "Refused, nothing was changed: " + "; ".join(problems)
         plan = result["rollbackctl"]["plan"] or {}
-        busy = {entry["role"] for entry in plan.get("entries", []) if entry["action"] in ("change", "follow")}
-        result["ansible_facts"] = {RUN_FACT: {**run, "fenced": bool(plan.get("fence")), "busy": sorted(busy)}}
+        changing = [entry for entry in plan.get("entries", []) if entry["action"] == "change"]
+        captures = plan.get("fence") or any(entry["layer"] in CAPTURED_LAYERS for entry in changing)
+        facts = {"fenced": bool(plan.get("fence")), "busy": bool(changing), "captures": bool(captures)}
+        facts["on_failure"] = plan.get("on_failure", "hold")
+        result["ansible_facts"] = {RUN_FACT: {**run, **facts}}
         return result

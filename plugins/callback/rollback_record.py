@@ -140,7 +140,7 @@ def _phase(task: Any) -> str:
     action = str(task.action)
     if action in ("rollback_guard", "rollback_plan", "rollback_finish"):
         return action[len("rollback_") :]
-    if action in ("rollback_component", "rollback_checks"):
+    if action in ("rollback_phase", "rollback_checks"):
         return str(task.args.get("phase", ""))
     return "status" if action == "rollback_status" else ""
 

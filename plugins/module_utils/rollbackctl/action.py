@@ -10,13 +10,14 @@ from typing import Any, Mapping, Sequence
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
-from .controller import plain, role_options, role_phases, validate
+from .controller import plain, role_options, validate
 from .registry import DRIVERS
 
 ROLES = Path(__file__).resolve().parents[3] / "roles"
 STOP_VARIABLE = "ROLLBACKCTL_STOP"
 CALLBACK_VARIABLE = "ROLLBACKCTL_CALLBACK"
 RUN_FACT = "rollbackctl_run"
+PROPOSALS_FACT = "rollbackctl_proposals"
 DRY_KINDS = ("preflight", "verify", "status")
 
 
@@ -68,9 +69,10 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
         ]
         return kept, problems
 
-    def peers(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the components of all of this playbook's roles, for reading the whole service back."""
-        return {role: items for role in self.run_roles() if (items := self.components(role)[0])}
+    def components_of(self, roles: Sequence[str]) -> list[dict[str, Any]]:
+        """Return what the module takes: the roles that this service has components of, in order."""
+        found = [{"role": role, "components": self.components(role)[0]} for role in roles]
+        return [item for item in found if item["components"]]
 
     def on_host(self, module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Run one of our modules on the host. A host that cannot be reached is a failure like any other: Ansible gives an
@@ -111,8 +113,3 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
 def follows(role: str) -> bool:
     """Say whether a role's components are only restarted because something else changes."""
     return role in DRIVERS and DRIVERS[role].default_action == "follow"
-
-
-def declared(roles: Sequence[str], phase: str) -> list[str]:
-    """Return the roles that take part in a phase, in the given order."""
-    return [role for role in roles if phase in role_phases(str(ROLES / role))]

@@ -24,7 +24,7 @@ from .names import has_template, is_name, is_run_id, printable, text_problem
 OWN_PREFIXES = ("rollback_", "restore_", "restart_", "run_", "clear_")
 NEAR_MISS = 0.86
 # Play variables of the engine; a caller may not set them.
-ENGINE_VARIABLES = ("run_kind", "run_level", "run_roles", "run_role", "run_phase", "run_after_failure")
+ENGINE_VARIABLES = ("run_kind", "run_level", "run_roles", "run_phase")
 
 
 def plain(value: Any) -> Any:
@@ -49,35 +49,10 @@ def role_options(role_directory: str, entry_point: str) -> dict[str, Any]:
     return dict(yaml.safe_load(text)["argument_specs"][entry_point]["options"])
 
 
-@lru_cache(maxsize=None)
-def role_phases(role_directory: str) -> tuple[str, ...]:
-    """Return the phases that a role declares in meta/phases.yml; none when it has no such file (a run role)."""
-    path = Path(role_directory) / "meta" / "phases.yml"
-    if not path.is_file():
-        return ()
-    return tuple(yaml.safe_load(path.read_text(encoding="utf-8"))["phases"])
-
-
 def validate(options: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Check values against a specification; return them with types and defaults filled in, and all problems."""
     result = ArgumentSpecValidator(dict(options)).validate(dict(values))
     return dict(result.validated_parameters), [printable(message)[:400] for message in result.error_messages]
-
-
-def missing_phase_files(role_directory: str) -> list[str]:
-    """Return what is wrong with a role's declared phases: a file that is missing or is no YAML list of tasks.
-
-    Ansible ends a playbook without rescue or always when an included tasks file is missing, so this is checked first.
-    """
-    wrong = []
-    for phase in role_phases(role_directory):
-        path = Path(role_directory) / "tasks" / f"{phase}.yml"
-        try:
-            if not isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), list):
-                wrong.append(f"{path} is not a list of tasks")
-        except (OSError, yaml.YAMLError) as error:
-            wrong.append(f"{path} cannot be used: {error}")
-    return wrong
 
 
 def known_names(roles_directory: str) -> set[str]:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
-from .component import TARGET, FenceDriver
+from .component import TARGET, Driver, FenceDriver
 from .durable import write_document
 from .errors import LeaseHeld, RollbackError, StepFailed
 from .failpoints import VARIABLE, failpoint
@@ -31,7 +31,7 @@ POLL_SECONDS = 0.5
 
 
 def close_fences(work: Work) -> None:
-    """Arm the watchdog, then close every fence of this role's components that the plan needs; idempotent."""
+    """Arm the watchdog, then close every fence that the plan needs; idempotent."""
     plan = work.plan()
     fences = _fences(work)
     if not plan.fence or not fences:
@@ -39,7 +39,7 @@ def close_fences(work: Work) -> None:
     with changing_step(work.store, str(work.run["id"]), int(work.run["token"])) as journal:
         if not fence_is_closed(journal.events()):
             journal.append("fence-closing", components=[driver.name for driver in fences])
-        arm_watchdog(work.store, work.run, plan, fences, work.peers)
+        arm_watchdog(work.store, work.run, plan, fences, work.drivers)
         failpoint("fence.watchdog.after")
         for driver in fences:
             began = time.monotonic()
@@ -63,7 +63,7 @@ def open_fences(work: Work) -> None:
     fences = _fences(work)
     with changing_step(work.store, run, int(work.run["token"])) as journal:
         if fence_is_closed(journal.events()):
-            picture = read_service(work.store, work.run, plan, work.peers, opened=False)
+            picture = read_service(work.store, work.run, plan, work.drivers, opened=False)
             if picture.word not in (OLD, NEW):
                 raise StepFailed(
                     f"The fence stays closed: the service is {picture.word}. {picture.text}.", f"rollbackctl resume {run}"
@@ -110,15 +110,13 @@ def arm_watchdog(
     run: Mapping[str, Any],
     plan: Plan,
     fences: Sequence[FenceDriver],
-    peers: Mapping[str, Sequence[Mapping[str, Any]]],
+    drivers: Sequence[Driver],
 ) -> None:
     """Leave a process on this host that opens the fences by the rule when the lease ends without a successor.
 
     It is forked from this one (all its code is loaded), in a session of its own, so it survives the controller, the SSH
     connection and this module; its options, secrets included, are in its memory only.
     """
-    from . import registry  # noqa: F401,PLC0415 - loaded now: the module's own files are gone when the watchdog needs them
-
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -128,7 +126,7 @@ def arm_watchdog(
         if os.fork():
             os._exit(0)
         _become_daemon()
-        _watch(store, run, plan, fences, peers)
+        _watch(store, run, plan, fences, drivers)
     finally:
         os._exit(0)
 
@@ -151,7 +149,7 @@ def _watch(
     run: Mapping[str, Any],
     plan: Plan,
     fences: Sequence[FenceDriver],
-    peers: Mapping[str, Sequence[Mapping[str, Any]]],
+    drivers: Sequence[Driver],
 ) -> None:
     identity, token = str(run["id"]), int(run["token"])
     while True:
@@ -168,7 +166,7 @@ def _watch(
                 lease = store.lease()
                 if lease is not None and ((lease.run, lease.token) != (identity, token) or store.lease_ends_in(lease) > 0):
                     continue
-                _open_by_rule(store, run, plan, fences, peers)
+                _open_by_rule(store, run, plan, fences, drivers)
                 return
         except LeaseHeld:
             continue
@@ -179,10 +177,10 @@ def _open_by_rule(
     run: Mapping[str, Any],
     plan: Plan,
     fences: Sequence[FenceDriver],
-    peers: Mapping[str, Sequence[Mapping[str, Any]]],
+    drivers: Sequence[Driver],
 ) -> None:
     journal = store.journal(str(run["id"]))
-    picture: Picture = read_service(store, run, plan, peers, opened=was_opened(journal.events()))
+    picture: Picture = read_service(store, run, plan, drivers, opened=was_opened(journal.events()))
     report = {"word": picture.word, "text": picture.text, "opened": False, "message": ""}
     try:
         if picture.word in (OLD, NEW):

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What each phase does with a role's components. Modules call run_phase; drivers do the work; this decides the order.
+"""What each phase does with a service's components. The module calls run_phase; drivers do the work; this decides.
 
 Every phase reads the plan from the store and compares it with what is live, so running a phase again is harmless:
-that is all that a resume is.
+that is all that a resume is. One call does a whole phase: starting a module costs more than most of what it does
+(docs/decisions/0002-one-task-a-phase.md).
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Mapping
 
 from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Finding, Place, Version
@@ -18,29 +19,28 @@ from .journal import Journal
 from .names import printable
 from .plan import Plan, Proposal
 from .readback import captured, place_of
+from .registry import drivers_of
 from .step import changing_step, deadline
 from .store import DirectoryStore, open_store
 
 PHASE_ARGUMENTS: dict[str, Any] = {
     "phase": {"type": "str", "required": True},
-    "role": {"type": "str", "required": True},
-    "components": {"type": "list", "elements": "dict", "required": True},
-    "peers": {"type": "dict", "default": {}},
+    "roles": {"type": "list", "elements": "dict", "required": True},
     "run": {"type": "dict", "required": True},
 }
 MINIMUM_DEADLINE_SECONDS = 30.0
+CAPTURED_LAYERS = ("schema", "data")
 
 
 @dataclass
 class Work:
-    """One call of a role's module: the phase, its run and what came of each component."""
+    """One phase of one service: its run, its components in the level's order, and what came of each."""
 
     phase: str
-    role: str
     run: Mapping[str, Any]
-    drivers: list[Driver]
     store: DirectoryStore
-    peers: Mapping[str, Any] = field(default_factory=dict)
+    drivers: list[Driver] = field(default_factory=list)
+    role_of: dict[str, str] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
     proposals: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Work:
         self.steps.append(
             {
                 "phase": self.phase,
-                "role": self.role,
+                "role": self.role_of[name],
                 "component": name,
                 "status": status,
                 "text": printable(text),
@@ -67,35 +67,37 @@ class Work:
         return Plan.from_dict(document)
 
 
-def run_phase(driver_class: type[Driver], params: Mapping[str, Any], *, check_mode: bool) -> dict[str, Any]:
-    """Run one phase for all of a role's components and return the module's result.
+def run_phase(
+    params: Mapping[str, Any], *, check_mode: bool, drivers: Mapping[str, type[Driver]] | None = None
+) -> dict[str, Any]:
+    """Run one phase for all components of a service, in order, and return the module's result.
 
-    The result has `rollbackctl` (steps, proposals) also when it failed; nothing in it is secret.
+    :param params: see PHASE_ARGUMENTS; roles is a list of {"role": name, "components": [options, ...]}.
+    :param drivers: which driver knows which role; the registry's by default.
+    :return: `rollbackctl` (steps, proposals) is there also when it failed; nothing in it is secret.
     """
     began = time.monotonic()
-    run = params["run"]
-    work = Work(params["phase"], params["role"], run, [], open_store(run["state"]), params["peers"])
+    work = Work(params["phase"], params["run"], open_store(params["run"]["state"]))
     try:
         handler = _HANDLERS.get(work.phase)
         if handler is None:
             raise Refused(f"There is no phase {work.phase!r}; known: {', '.join(_HANDLERS)}.")
         if check_mode and work.phase != "preflight":
             raise Refused(f"Phase {work.phase} does not run in check mode.")
-        place = Place(run=run["id"], reason=run.get("reason", ""))
-        for options in params["components"]:
-            work.drivers.append(driver_class(options, place))
+        place = Place(run=work.run["id"], reason=work.run.get("reason", ""))
+        work.drivers = drivers_of(params["roles"], place, drivers)
+        work.role_of = {options["name"]: item["role"] for item in params["roles"] for options in item["components"]}
         handler(work)
     except RollbackError as error:
         return _result(work, began, failed=True, msg=error.message, next_step=error.next_step)
     except OSError as error:
-        return _result(work, began, failed=True, msg=f"{work.role}, phase {work.phase}: {error}", next_step="")
+        return _result(work, began, failed=True, msg=f"Phase {work.phase}: {error}", next_step="")
     return _result(work, began)
 
 
 def _result(work: Work, began: float, **more: Any) -> dict[str, Any]:
     facts = {
         "phase": work.phase,
-        "role": work.role,
         "steps": work.steps,
         "proposals": work.proposals,
         "seconds": round(time.monotonic() - began, 4),
@@ -139,7 +141,7 @@ def _propose(work: Work, driver: Driver, began: float) -> None:
     already = live is not None and target is not None and driver.matches(live, target, exact=True)
     proposal = Proposal(
         name=driver.name,
-        role=work.role,
+        role=work.role_of[driver.name],
         layer=driver.layer,
         live=live,
         target=target,
@@ -211,9 +213,10 @@ def _preflight_resumed(work: Work, driver: Driver, entry: Entry | None, began: f
 
 
 def _each(work: Work, do: Callable[[Driver, Entry, Journal], None], actions: tuple[str, ...] = ("change",)) -> None:
-    """Do something with every component of this role that the plan changes, inside one changing step."""
+    """Do something with every component that the plan changes, inside one changing step; what takes back goes backwards."""
     plan = work.plan()
-    todo = [(driver, entry) for driver in work.drivers if (entry := plan.entry(driver.name)) and entry.action in actions]
+    order = work.drivers[::-1] if work.phase == "undo" else work.drivers
+    todo = [(driver, entry) for driver in order if (entry := plan.entry(driver.name)) and entry.action in actions]
     if not todo:
         return
     with changing_step(work.store, str(work.run["id"]), int(work.run["token"])) as journal:
@@ -235,8 +238,12 @@ def _stage(work: Work) -> None:
 
 
 def _capture(work: Work) -> None:
+    """Keep what must be kept before anything changes and while nobody writes: data. The rest is kept on its turn."""
+
     def capture(driver: Driver, entry: Entry, journal: Journal) -> None:
         began = time.monotonic()
+        if driver.layer not in CAPTURED_LAYERS:
+            return
         state, reading = driver.state(entry, opened=was_opened(journal.events()))
         if state == OTHER:
             raise _other(driver, entry, reading)
@@ -301,6 +308,8 @@ def _undo(work: Work) -> None:
             return
         if entry.action == "follow":
             if not fence_is_closed(events):
+                # A place of its own: what was restarted for the change is restarted once more for taking it back.
+                driver.place = replace(driver.place, work=work.store.kept_directory(str(work.run["id"]), f"{driver.name}.undo"))
                 driver.apply(entry.live)
                 work.note(driver.name, "changed", "restarted", began, driver.live(exact=True).text)
             return
@@ -387,7 +396,7 @@ def _finalize(work: Work) -> None:
 
 
 def _fence(work: Work) -> None:
-    from .fence import close_fences  # noqa: PLC0415 - fence imports every driver; other modules need not carry them
+    from .fence import close_fences  # noqa: PLC0415 - fence needs Work from this file
 
     close_fences(work)
 

@@ -74,23 +74,18 @@ def read_component(store: DirectoryStore, run: str, driver: Driver, entry: Entry
 
 
 def read_service(
-    store: DirectoryStore, run: Mapping[str, Any], plan: Plan, peers: Mapping[str, Sequence[Mapping[str, Any]]], *, opened: bool
+    store: DirectoryStore, run: Mapping[str, Any], plan: Plan, drivers: Sequence[Driver], *, opened: bool
 ) -> Picture:
-    """Read every component that the plan changes.
-
-    peers: per role, the components' options. A component whose role has no registered driver reads as unread.
-    """
-    from .registry import DRIVERS  # noqa: PLC0415 - the drivers use this file
-
-    options = {item["name"]: (role, item) for role, items in peers.items() for item in items}
+    """Read every component that the plan changes. One that has no driver here reads as unread."""
+    known = {driver.name: driver for driver in drivers}
     found = []
     for entry in plan.entries:
         if entry.action in ("none", "keep", "follow"):
             continue
-        role, item = options.get(entry.name, ("", {}))
-        if role not in DRIVERS:
-            found.append(Component(entry.name, "unread", f"no driver is registered for {entry.role}"))
+        driver = known.get(entry.name)
+        if driver is None:
+            found.append(Component(entry.name, "unread", "it is no longer in the profile"))
             continue
-        driver = DRIVERS[role](item, place_of(store, run, entry.name))
+        driver.place = place_of(store, run, entry.name)
         found.append(read_component(store, str(run["id"]), driver, entry, opened=opened))
     return Picture(tuple(found))

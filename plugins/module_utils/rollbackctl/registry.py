@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from .alembic import AlembicDriver
 from .component import Driver, Place
@@ -23,9 +23,14 @@ DRIVERS: dict[str, type[Driver]] = {
 }
 
 
-def driver(role: str, options: Mapping[str, Any], place: Place) -> Driver:
-    """Return the driver of one component.
+def drivers_of(
+    roles: Sequence[Mapping[str, Any]], place: Place, known: Mapping[str, type[Driver]] | None = None
+) -> list[Driver]:
+    """Return the drivers of a service's components, in order.
 
-    :raises KeyError: no driver is registered for the role.
+    :param roles: a list of {"role": name, "components": [options, ...]}.
+    :param known: which driver knows which role; DRIVERS by default.
+    :raises KeyError: no driver is registered for a role.
     """
-    return DRIVERS[role](options, place)
+    table = DRIVERS if known is None else known
+    return [table[item["role"]](options, place) for item in roles for options in item["components"]]

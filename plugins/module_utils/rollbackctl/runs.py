@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from . import outcome
+from .component import Driver, Place
 from .durable import now
 from .errors import LeaseHeld, Refused, RollbackError
 from .ledger import choose_checkpoint, finish_checkpoint, lift_quarantine, quarantine_combination, release
@@ -15,6 +16,7 @@ from .names import is_run_id
 from .phases import fence_is_closed, was_opened
 from .plan import Plan, Proposal, Request, combination, compose
 from .readback import NEW, OLD, STRANGE, captured, read_service
+from .registry import drivers_of
 from .store import DirectoryStore, host_name, open_store
 
 # Kinds whose success is not that a component changed.
@@ -172,23 +174,25 @@ class _full_disk_refused:  # noqa: N801 - reads as a clause of the with statemen
 
 
 def finish_run(
-    run: Mapping[str, Any], asked: Mapping[str, Any], peers: Mapping[str, Any], *, failed: bool, message: str
+    run: Mapping[str, Any], asked: Mapping[str, Any], roles: Sequence[Mapping[str, Any]], *, failed: bool, message: str
 ) -> dict[str, Any]:
     """End the run: read the service back, decide the outcome, write ledger and quarantine, give the lease back.
 
+    :param roles: all components of the service, as run_phase takes them.
     :param failed: whether a phase of the run failed; message: what it said.
     :return: outcome, message, next, set_aside, quarantined, fence.
     """
     store = open_store(dict(run["state"]))
     identity = str(run["id"])
     result: dict[str, Any] = {"set_aside": [], "quarantined": "", "notes": []}
+    drivers = drivers_of(roles, Place(run=identity))
     try:
         with store.locked(30.0):
             store.renew(identity, int(run["token"]))
             events = store.journal(identity).events()
             document = store.read_plan(identity)
             plan = Plan.from_dict(document) if document else None
-            ending = _decide(store, run, plan, peers, events, failed=failed, message=message)
+            ending = _decide(store, run, plan, drivers, events, failed=failed, message=message)
             if run.get("finished") and ending.outcome in (outcome.DONE, outcome.ALREADY):
                 ending = Ending(outcome.ALREADY, outcome.MEANINGS[outcome.ALREADY])
             result.update(vars(ending))
@@ -204,7 +208,7 @@ def _decide(
     store: DirectoryStore,
     run: Mapping[str, Any],
     plan: Plan | None,
-    peers: Mapping[str, Any],
+    drivers: Sequence[Driver],
     events: list[dict[str, Any]],
     *,
     failed: bool,
@@ -219,7 +223,7 @@ def _decide(
     touched = any(event["event"] in ("begin", "fence-closing") for event in events)
     if plan is None or not touched:
         return Ending(outcome.REFUSED, message, "")
-    picture = read_service(store, run, plan, peers, opened=was_opened(events))
+    picture = read_service(store, run, plan, drivers, opened=was_opened(events))
     closed = fence_is_closed(events)
     state = f"The service is {picture.word} ({picture.text}). The fence is {'closed' if closed else 'open'}."
     if picture.word == OLD and not closed:
