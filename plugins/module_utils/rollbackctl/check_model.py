@@ -54,13 +54,15 @@ SECRET_OPTIONS = ("headers", "environment")
 class Context:
     """What a run knows and a check may need.
 
-    since: UTC time of the change; what was logged or started before it does not count. None: no change was made.
-    expect: component name to the spellings of the version that should run now (a commit, a release, a digest).
+    changed: when the first change began (UTC); what was started before it still runs the bad version. None: no change.
+    settled: when the last change had ended (UTC); what was logged before it is the bad version's noise.
+    expect: component name to the spellings of the version that should run now (a commit, a release); None: no plan.
     check_mode: commands are not run.
     """
 
-    since: datetime | None = None
-    expect: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    changed: datetime | None = None
+    settled: datetime | None = None
+    expect: Mapping[str, tuple[str, ...]] | None = None
     check_mode: bool = False
 
 

@@ -50,7 +50,7 @@ def sample(options: Mapping[str, Any], context: Context, timeout: float) -> Samp
     del timeout  # Reading /proc does not block.
     after: datetime | None = None
     if "started_after" in options:
-        after = context.since if options["started_after"] == RUN else parse_time(options["started_after"])
+        after = context.changed if options["started_after"] == RUN else parse_time(options["started_after"])
         if after is None:
             return (
                 good("no change was made, so there is nothing to have been started after")

@@ -37,6 +37,7 @@ KINDS: Mapping[str, Kind] = {
     "process": Kind(check_process.KEYS, check_process.REQUIRED, check_process.problems, check_process.sample),
 }
 COMMON = frozenset({"name", "kind", "view", "timeout", "in_a_row", "within", "interval"})
+HINT = "Correct rollback_checks in the service's profile; roles/run_verify/README.md shows how a check is written."
 VIEWS = ("inside", "outside")
 TIMEOUT, INTERVAL, WITHIN, METRICS_WITHIN = 5.0, 0.1, 30.0, 3.0
 STEADY = 3
@@ -77,7 +78,7 @@ def load_checks(documents: Iterable[Mapping[str, Any]]) -> list[Check]:
             "rollback_checks cannot be used. "
             + " ".join(f"{problem}." for problem in problems)
             + " Nothing was changed.",
-            "Correct rollback_checks in the service's profile.",
+            HINT,
         )
     return checks
 

@@ -11,33 +11,14 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from .check_model import Check, CheckResult, Context, Sample, one_line
 from .check_profile import KINDS
-from .durable import parse_time
-from .errors import Refused
 
 LONGEST_PAUSE = 1.0
 AT_ONCE = 32
 GRACE = 2.0
-
-
-def context_from(since: str | None, expect: Mapping[str, Any], *, check_mode: bool) -> Context:
-    """Return the context made from a task's parameters: since as 2026-11-21T09:30:15Z, expect as text or list of text.
-
-    :raises Refused: since is not a time.
-    """
-    try:
-        moment = parse_time(since) if since else None
-    except ValueError as exc:
-        raise Refused(f"`since` is not a time: {exc}. Nothing was changed.") from None
-    spellings = {
-        name: tuple(str(one) for one in (wanted if isinstance(wanted, (list, tuple)) else [wanted]))
-        for name, wanted in expect.items()
-    }
-    return Context(since=moment, expect=spellings, check_mode=check_mode)
 
 
 def run_check(check: Check, context: Context, deadline: float) -> CheckResult:

@@ -48,7 +48,7 @@ def test_what_was_logged_before_the_change_does_not_count(log: Path) -> None:
     """The bad release filled the log; that is why it was rolled back."""
     log.write_text("".join(line(60, "ERROR broken release") for _ in range(50)) + line(0, "INFO started"))
     assert not count(log).ok
-    assert count(log, Context(since=datetime.now(UTC) - timedelta(seconds=20))).ok
+    assert count(log, Context(settled=datetime.now(UTC) - timedelta(seconds=20))).ok
 
 
 def test_lines_without_a_time_belong_to_the_last_one_seen(log: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_process_that_was_not_restarted_is_found(two: list[subprocess.Popen[by
     del two
     name = Path(sys.executable).name
     now = datetime.now(UTC)
-    before, after = Context(since=now - timedelta(minutes=1)), Context(since=now + timedelta(seconds=5))
+    before, after = Context(changed=now - timedelta(minutes=1)), Context(changed=now + timedelta(seconds=5))
     assert count(before, process=name, argument=mark, started_after="run").ok
     verdict = count(after, process=name, argument=mark, started_after="run")
     assert not verdict.ok

@@ -69,6 +69,7 @@ def test_all_problems_of_all_checks_are_told_at_once() -> None:
         ({**HTTP, "url": "http:///path"}, "`url` must look like"),
         ({**HTTP, "version": {"value": "1"}}, "read from either `header` or `json`"),
         ({**HTTP, "version": {"header": "X", "value": "1", "component": "c"}}, "either a `value` or"),
+        ({**HTTP, "view": "outside", "version": {"header": "X", "component": "c"}}, "with view inside"),
         ({**HTTP, "latency": {"p95_seconds": 0}}, "`latency` wants"),
         ({**HTTP, "method": "HEAD", "contains": "x"}, "HEAD request has no body"),
         ({"name": "c", "kind": "command", "argv": []}, "`argv` must be a list"),

@@ -14,8 +14,7 @@ import pytest
 from ansible.module_utils.rollbackctl import check_http
 from ansible.module_utils.rollbackctl.check_model import CheckResult, Context
 from ansible.module_utils.rollbackctl.check_profile import load_checks
-from ansible.module_utils.rollbackctl.checks import context_from, judge, run_checks
-from ansible.module_utils.rollbackctl.errors import Refused
+from ansible.module_utils.rollbackctl.checks import judge, run_checks
 
 from tests.unit.module_utils.check_server import Handler, serving
 
@@ -219,12 +218,3 @@ def test_the_verdict() -> None:
     text = judge([fine, broken, doubtful]).text
     assert text.startswith("1 of 3 checks succeeded. broken (inside) failed: text of broken.")
     assert "doubtful (inside) is unverified: text of doubtful." in text
-
-
-def test_what_a_task_says_about_its_run() -> None:
-    context = context_from("2026-11-21T09:30:15Z", {"code": "1.4", "files": ["a", "b"]}, check_mode=True)
-    assert context.expect == {"code": ("1.4",), "files": ("a", "b")}
-    assert context.check_mode
-    assert context_from(None, {}, check_mode=False) == Context()
-    with pytest.raises(Refused, match="`since` is not a time"):
-        context_from("yesterday", {}, check_mode=False)
