@@ -48,11 +48,20 @@ def main() -> int:
     parser.add_argument("--remove", type=Path, metavar="FOLDER", help="remove what DEMO_KEEP=1 left running, and end")
     options = parser.parse_args()
     if options.remove:
-        load(options.remove / "shop").remove()
-        shutil.rmtree(options.remove, ignore_errors=True)
-        console.print(f"Removed {options.remove}.")
-        return 0
+        return remove(options.remove)
     return demo(keep=os.environ.get("DEMO_KEEP", "") not in {"", "0"})
+
+
+def remove(folder: Path) -> int:
+    """Remove what a kept demo left running; return the exit code, 2 when that is not what is in the folder."""
+    try:
+        load(folder / "shop").remove()
+    except ValueError as exc:
+        console.print(f"Nothing was removed: {exc}.", style="bold red", markup=False)
+        return 2
+    shutil.rmtree(folder, ignore_errors=True)
+    console.print(f"Removed {folder}.")
+    return 0
 
 
 def demo(*, keep: bool) -> int:

@@ -53,39 +53,38 @@ def test_systemd_252_unusable_unit_as_documented_not_run_here(text: str) -> None
         parse_systemd("shop.service", text)
 
 
-# The keys that `pm2 jlist` of pm2 5 prints per process, most left out; the environment holds the service's secrets.
-PM2 = """
->>>> In-memory PM2 is out-of-date, do:
->>>> $ pm2 update
-In memory PM2 version: 5.3.0
-Local PM2 version: 5.4.2
-
-[{"pid":4711,"name":"shop","pm2_env":{"status":"online","pm_uptime":1763717415000,"restart_time":3,
-"pm_err_log_path":"/home/shop/.pm2/logs/shop-error.log","SHOP_API_KEY":"canary-11"},"pm_id":0,"monit":{}},
-{"pid":0,"name":"worker","pm2_env":{"status":"STATUS","pm_uptime":1763717410000,
-"pm_err_log_path":"/home/shop/.pm2/logs/worker-error.log"},"pm_id":1},
-{"pid":4712,"name":"worker","pm2_env":{"status":"online","pm_uptime":1763717411000},"pm_id":2}]
+# What `pm2 jlist --silent` of pm2 7.0.4 printed for an application that ran and one that had ended with code 3 too
+# often, most keys left out and paths shortened; each process comes with its whole environment, secrets included.
+PM2 = """\
+[{"pid": 22631, "name": "shop", "pm2_env": {"status": "online", "pm_uptime": 1795253120348, "restart_time": 0,
+"pm_err_log_path": "/srv/pm2/logs/shop-error.log", "env": {"SHOP_API_KEY": "canary-11"}}, "pm_id": 0, "monit": {}},
+{"pid": 0, "name": "broken", "pm2_env": {"status": "errored", "pm_uptime": 1795253120519, "restart_time": 0,
+"exit_code": 3, "pm_err_log_path": "/srv/pm2/logs/broken-error.log"}, "pm_id": 1, "monit": {"memory": 0, "cpu": 0}}]
 """
+# Written after pm2's source (lib/Satan.js prints it when the daemon is older than the command).
+OUT_OF_DATE = "\n>>>> In-memory PM2 is out-of-date, do:\n>>>> $ pm2 update\nIn memory PM2 version: 5.3.0\n\n"
 
 
-def test_pm2_5_list_as_documented_not_run_here() -> None:
-    reading = parse_pm2("shop", PM2)
-    assert reading == Reading(RUNNING, (4711,), "1763717415000:4711", "/home/shop/.pm2/logs/shop-error.log")
+@pytest.mark.parametrize("before", ["", OUT_OF_DATE])
+def test_pm2_7_0_4_list_as_recorded_2026_11_21(before: str) -> None:
+    reading = parse_pm2("shop", before + PM2)
+    assert reading == Reading(RUNNING, (22631,), "1795253120348:22631", "/srv/pm2/logs/shop-error.log")
     assert "canary-11" not in repr(reading)
+    assert parse_pm2("broken", before + PM2) == Reading(FAILED, (), "", "/srv/pm2/logs/broken-error.log")
 
 
 @pytest.mark.parametrize(
     ("status", "state"),
     [("online", RUNNING), ("waiting restart", STARTING), ("stopping", STOPPING), ("stopped", STOPPED), ("???", FAILED)],
 )
-def test_pm2_5_worst_of_several_processes_speaks_as_documented_not_run_here(status: str, state: str) -> None:
-    reading = parse_pm2("worker", PM2.replace("STATUS", status))
+def test_pm2_worst_of_several_processes_speaks_as_documented_not_run_here(status: str, state: str) -> None:
+    reading = parse_pm2("shop", PM2.replace("errored", status).replace("broken", "shop"))
     assert reading.state == state
-    assert reading.pids == (4712,)
+    assert reading.pids == (22631,)
 
 
 def test_pm2_unknown_application_is_refused_with_those_there_are() -> None:
-    with pytest.raises(Refused, match=r"no application 'web'\. Known: shop, worker"):
+    with pytest.raises(Refused, match=r"no application 'web'\. Known: broken, shop"):
         parse_pm2("web", PM2)
     with pytest.raises(Refused, match="Known: none"):
         parse_pm2("web", "[]")
