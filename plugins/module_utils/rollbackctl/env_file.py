@@ -78,10 +78,10 @@ class EnvFileDriver(Driver):
         if not target.artefacts["recorded"] and not self.options.get("accept_unverified"):
             problems += self._doubts(present, wanted)
         return Finding(
-            tuple(f"{self.name}: {problem}" for problem in problems),
+            tuple(problems),
             seconds=0.3,
             worst_seconds=self._timeout,
-            notes=tuple(f"{self.name}: {note}" for note in self._notes(present, wanted, info)),
+            notes=tuple(self._notes(present, wanted, info)),
         )
 
     # -- changing ----------------------------------------------------------------------------------------------------

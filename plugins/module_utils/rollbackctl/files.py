@@ -110,16 +110,16 @@ class FilesDriver(Driver):
         parent = self.path.parent
         problems = []
         if not os.access(parent, os.W_OK | os.X_OK):
-            problems.append(f"{self.name}: {parent} cannot be written by this user; the swap happens there.")
+            problems.append(f"{parent} cannot be written by this user; the swap happens there.")
         mounted = mounts(self.path)
         if mounted:
-            problems.append(f"{self.name}: {mounted[0]} is a mount point; what is mounted there cannot be swapped.")
+            problems.append(f"{mounted[0]} is a mount point; what is mounted there cannot be swapped.")
         size, entries = int(target.artefacts.get("bytes", 0)), int(target.artefacts.get("entries", 0))
         room = room_problem(parent, size, entries)
         if room:
-            problems.append(f"{self.name}: {room}")
+            problems.append(room)
         seconds = 0.5 + (int(live.artefacts.get("bytes", 0)) + 3 * size) / 100e6 + entries / 2000
-        notes = tuple(f"{self.name}: {note}" for note in self._notes(live, target))
+        notes = tuple(self._notes(live, target))
         return Finding(tuple(problems), seconds=round(seconds, 1), worst_seconds=3 * self.timeout, notes=notes)
 
     # -- changing ----------------------------------------------------------------------------------------------------
@@ -203,9 +203,10 @@ class FilesDriver(Driver):
             yield f"{self.path} did not exist in the target and will be moved away."
         elif 2 * int(target.artefacts.get("entries", 0)) < int(live.artefacts.get("entries", 0)):
             yield "the target holds less than half as many files as the directory does now."
-        if self.exclude:
+        dropped = [pattern for pattern in self.exclude if pattern != "__pycache__"]  # nobody misses that
+        if dropped:
             yield (
-                f"{', '.join(self.exclude)} is not compared and not carried over; "
+                f"{', '.join(dropped)} is not compared and not carried over; "
                 "what is there now stays in the displaced directory until finalize."
             )
 

@@ -133,9 +133,9 @@ def test_preflight_writes_nothing_and_names_what_changes(site: Site) -> None:
     finding = driver.check(driver.live(exact=True), driver.resolve(".env.backup"))
     assert finding.problems == ()
     assert finding.notes[:3] == (
-        "settings: changes STRIPE_SECRET_KEY, PORT, PIN.",
-        "settings: adds DATABASE_URL.",
-        "settings: removes ENABLE_NEW_PAYMENT_FLOW.",
+        "changes STRIPE_SECRET_KEY, PORT, PIN.",
+        "adds DATABASE_URL.",
+        "removes ENABLE_NEW_PAYMENT_FLOW.",
     )
     assert {path: path.lstat().st_mtime_ns for path in site.root.rglob("*")} == before
 
