@@ -28,16 +28,22 @@ def build() -> typer.Typer:
     @app.callback()
     def common(
         *,
-        version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+        ] = False,
     ) -> None:
-        if version:
-            sys.stdout.write(f"rollbackctl {__version__}\n")
-            raise typer.Exit
+        del version  # its callback has printed it
 
     runs.register(app)
     look.register(app)
     state.register(app)
     return app
+
+
+def _version(*, asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"rollbackctl {__version__}\n")
+        raise typer.Exit
 
 
 def main() -> None:

@@ -129,8 +129,7 @@ def judge(given: Mapping[str, Any], services: Sequence[str], kind: str) -> tuple
     wrong += [f"SERVICE {name!r} names no service; say which" for name in services if name in {"all", "ungrouped"}]
     validated, refused = controller.validate(options(), values)
     wrong += [in_flags(message) for message in refused]
-    if not refused:
-        wrong += [in_flags(message) for message in controller.parameter_problems(validated, kind)]
+    wrong += [in_flags(message) for message in controller.parameter_problems(validated, kind)]
     return values, list(dict.fromkeys(wrong))
 
 

@@ -22,6 +22,7 @@ from .arguments import AsJson, Inventories, Level, OnLevel, Run, Services, Yes
 NOT_IN_ROLLBACK = frozenset({"rollback_release"})
 NOT_WHEN_RESUMED = NOT_IN_ROLLBACK | parameters.TARGETS
 ABOUT_STATE = frozenset({"rollback_reason", "rollback_components", "rollback_confirm"})
+TO_ADOPT = ABOUT_STATE | {"rollback_to", "rollback_accept_unverified_backup"}
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command("undo")(parameters.takes(NOT_WHEN_RESUMED)(undo))
     app.command("finalize")(parameters.takes(only=ABOUT_STATE)(finalize))
     app.command("checkpoint")(parameters.takes(only=ABOUT_STATE)(checkpoint))
-    app.command("adopt")(parameters.takes(only=ABOUT_STATE)(adopt))
+    app.command("adopt")(parameters.takes(only=TO_ADOPT)(adopt))
     app.command("verify")(parameters.takes(only=frozenset({"rollback_components"}))(verify))
 
 
@@ -135,9 +136,11 @@ def checkpoint(
 def adopt(
     services: Services = None, *, given: dict[str, Any], inventory: Inventories = None, as_json: AsJson = False
 ) -> None:
-    """Record what runs now as proven at once: the first checkpoint of a service that is known to be good."""
-    order = _order("checkpoint.yml", services, inventory, given, "checkpoint", [])
-    order = Order(order.playbook, order.inventories, {**order.values, "rollback_soak_seconds": 0})
+    """Make a checkpoint out of versions and a backup that exist already: name them with --to.
+
+    It is a candidate: a run goes back to it only when it is named.
+    """
+    order = _order("adopt.yml", services, inventory, given, "adopt", [])
     execute.close(*execute.carry_out(order), as_json=as_json)
 
 
