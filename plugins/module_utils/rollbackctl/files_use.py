@@ -73,7 +73,8 @@ def remove_tree(path: Path) -> bool:
     """
     if not os.path.lexists(path):
         return False
-    for folder, _, _ in os.walk(path):
+    # Root may remove them as they are, and must not be led through a link that somebody puts there to change modes.
+    for folder, _, _ in os.walk(path) if os.geteuid() != 0 else ():
         if not os.stat(folder, follow_symlinks=False).st_mode & stat.S_IWUSR:
             os.chmod(folder, 0o700)
     shutil.rmtree(path)

@@ -94,7 +94,7 @@ HOSTILE = {
     "character device": (tar(member("d", kind=tarfile.CHRTYPE)), "a device"),
     "block device": (tar(member("d", kind=tarfile.BLKTYPE)), "a device"),
     "pipe": (tar(member("p", kind=tarfile.FIFOTYPE)), "a named pipe"),
-    "unknown kind": (tar(member("u", kind=b"Z")), "comes twice|unknown kind"),
+    "unknown kind": (tar(member("u", kind=b"Z")), "unknown kind"),
     "setuid": (tar(member("su", b"x", mode=0o4755)), "setuid"),
     "setgid": (tar(member("su", b"x", mode=0o2755)), "setuid or setgid"),
     "setuid folder": (tar(member("d", kind=tarfile.DIRTYPE, mode=0o4755)), "setuid"),
