@@ -18,6 +18,7 @@ if _SHARED not in module_utils.__path__:
 
 from ansible import context  # noqa: E402
 from ansible.module_utils.rollbackctl.action import CALLBACK_VARIABLE, ROLES, RUN_FACT, RollbackAction  # noqa: E402
+from ansible.module_utils.rollbackctl.check_controller import read_checks  # noqa: E402
 from ansible.module_utils.rollbackctl.controller import (  # noqa: E402
     component_problems,
     known_names,
@@ -26,6 +27,7 @@ from ansible.module_utils.rollbackctl.controller import (  # noqa: E402
     unknown_names,
     validate,
 )
+from ansible.module_utils.rollbackctl.errors import RollbackError  # noqa: E402
 from ansible.module_utils.rollbackctl.store import host_name  # noqa: E402
 
 
@@ -39,7 +41,7 @@ class ActionModule(RollbackAction):
         profile, wrong = self._asked("profile")
         problems += wrong + parameter_problems(asked, kind) + self._scope_problems(asked, profile, kind)
         problems += unknown_names(self._own_names(), known_names(str(ROLES)))
-        problems += self._component_problems(asked)
+        problems += self._component_problems(asked) + self._check_problems()
         announced = _callback()
         if announced is None:
             problems.append(
@@ -81,6 +83,13 @@ class ActionModule(RollbackAction):
             components[role] = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
         named = [*(asked.get("rollback_components") or []), *(asked.get("rollback_to") or {})]
         return wrong + component_problems([str(name) for name in named], components)
+
+    def _check_problems(self) -> list[str]:
+        try:
+            read_checks(self.variable("rollback_checks") or [])
+        except RollbackError as error:
+            return [error.message]
+        return []
 
     def _open(self, kind: str, asked: dict[str, Any], profile: dict[str, Any], announced: dict[str, Any]) -> dict[str, Any]:
         state = dict(profile["rollback_state"])

@@ -59,7 +59,7 @@ class ActionModule(RollbackAction):
         return ""
 
     def _stop(self, run: dict[str, Any], phase: str) -> str:
-        if phase not in BEFORE_OPENING:
+        if phase not in BEFORE_OPENING or self._task.args.get("after_failure"):
             return ""
         if run.get("reversing"):
             return "This run was being taken back when it stopped; going on with that."

@@ -63,7 +63,8 @@ def open_fences(work: Work) -> None:
     fences = _fences(work)
     with changing_step(work.store, run, int(work.run["token"])) as journal:
         if fence_is_closed(journal.events()):
-            picture = read_service(work.store, work.run, plan, work.drivers, opened=False)
+            opened = was_opened(journal.events())
+            picture = read_service(work.store, work.run, plan, work.drivers, opened=opened)
             if picture.word not in (OLD, NEW):
                 raise StepFailed(
                     f"The fence stays closed: the service is {picture.word}. {picture.text}.", f"rollbackctl resume {run}"

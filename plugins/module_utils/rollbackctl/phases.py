@@ -299,31 +299,27 @@ def _rollback(work: Work) -> None:
 
 
 def _undo(work: Work) -> None:
-    """Take back what this run changed. A component nobody touched is left alone, and so is data written since."""
+    """Take back what this run changed, all of it or nothing: data that was written to since is never thrown away."""
+    events = work.store.journal(str(work.run["id"])).events()
+    begun = {event["component"] for event in events if event["event"] == "begin"}
+    plan = work.plan()
+    for driver in work.drivers:
+        entry = plan.entry(driver.name)
+        if entry is not None and driver.name in begun and driver.layer in CAPTURED_LAYERS:
+            _refuse_to_lose_writes(work, driver, entry)
 
     def undo(driver: Driver, entry: Entry, journal: Journal) -> None:
         began = time.monotonic()
-        events = journal.events()
-        if not any(e["event"] == "begin" and e["component"] == driver.name for e in events):
-            return
-        if entry.action == "follow":
-            if not fence_is_closed(events):
-                # A place of its own: what was restarted for the change is restarted once more for taking it back.
-                driver.place = replace(driver.place, work=work.store.kept_directory(str(work.run["id"]), f"{driver.name}.undo"))
-                driver.apply(entry.live)
-                work.note(driver.name, "changed", "restarted", began, driver.live(exact=True).text)
-            return
         before = captured(work.store, str(work.run["id"]), driver.name)
-        state, reading = driver.state(entry, opened=False)
+        if driver.name not in begun:
+            return
+        reading = driver.live(exact=True)
         if before is None or driver.matches(reading, before, exact=True):
             work.note(driver.name, "already", entry.live.text, began, reading.text)
             return
+        state, reading = driver.state(entry, opened=False)
         if state not in (TARGET, BETWEEN):
-            raise StepFailed(
-                f"{driver.name} reads as {reading.text}: it was written to after the change, and nothing automatic throws "
-                "such writes away. It was left as it is.",
-                f"rollbackctl resume {work.run['id']}    or    rollbackctl undo {work.run['id']}",
-            )
+            raise _other(driver, entry, reading)
         journal.append("reverse", component=driver.name)
         driver.apply(before)
         reading = driver.live(exact=True)
@@ -332,7 +328,33 @@ def _undo(work: Work) -> None:
         journal.append("reversed", component=driver.name, read_back=reading.text)
         work.note(driver.name, "changed", before.text, began, reading.text)
 
-    _each(work, undo, actions=("change", "follow"))
+    def start_anew(driver: Driver, entry: Entry, journal: Journal) -> None:
+        began = time.monotonic()
+        if fence_is_closed(journal.events()):
+            return
+        # A place of its own: what was restarted for the change is restarted once more for taking it back.
+        driver.place = replace(driver.place, work=work.store.kept_directory(str(work.run["id"]), f"{driver.name}.undo"))
+        driver.apply(entry.live)
+        work.note(driver.name, "changed", "restarted", began, driver.live(exact=True).text)
+
+    _each(work, undo)
+    if begun:
+        _each(work, start_anew, actions=("follow",))
+
+
+def _refuse_to_lose_writes(work: Work, driver: Driver, entry: Entry) -> None:
+    """Stop before anything is taken back when the data is no longer what this run made of it.
+
+    :raises StepFailed: somebody wrote to it.
+    """
+    before = captured(work.store, str(work.run["id"]), driver.name)
+    state, reading = driver.state(entry, opened=False)
+    if state not in (TARGET, BETWEEN) and (before is None or not driver.matches(reading, before, exact=True)):
+        raise StepFailed(
+            f"{driver.name} reads as {reading.text}: it was written to after the change, and nothing automatic throws such "
+            "writes away. Nothing was taken back.",
+            f"rollbackctl resume {work.run['id']}    or    rollbackctl undo {work.run['id']}",
+        )
 
 
 def _other(driver: Driver, entry: Entry, reading: Version) -> StateOther:
