@@ -157,8 +157,11 @@ class SqliteDriver(Driver):
         kind = mount_type(folder)
         if on_network(kind):
             problems.append(f"{self.path} lies on a network file system ({kind}), where SQLite's locks do not hold.")
-        missing = live.identity.get("schema") == "missing"
-        if not missing:
+        if target.artefacts.get("kind") == "missing":
+            problems.append(
+                f"At that time there was no database at {self.path}. Move it away yourself if that is wanted."
+            )
+        if live.identity.get("schema") != "missing":
             problems += self._file_problems()
         notes += [f"open now: {holder}" for holder in holders(self.path)[:10] if holder.pid != os.getpid()]
         if live.artefacts.get("damaged"):
@@ -327,10 +330,24 @@ class SqliteDriver(Driver):
                 "Run the same command again; it refuses when the backup itself is damaged.",
             )
         sync_directory(Path(new).parent)
+        self._note_staged(new, target)
         failpoint("restore_sqlite.stage.after")
 
-    @staticmethod
-    def _staged(new: str, target: Version) -> bool:
+    def _note_staged(self, new: str, target: Version) -> None:
+        """Write down which proven file this is, so that it is not read again while traffic is stopped."""
+        if self.place.work is not None:
+            status = os.lstat(new)
+            facts = {"sha256": target.artefacts["sha256"], "ino": status.st_ino, "mtime_ns": status.st_mtime_ns}
+            write_document(self.place.work / "staged.json", facts)
+
+    def _staged(self, new: str, target: Version) -> bool:
+        status = os.lstat(new)
+        if status.st_size != target.artefacts["bytes"]:
+            return False
+        noted = read_document(self.place.work / "staged.json") if self.place.work is not None else None
+        facts = {"sha256": target.artefacts["sha256"], "ino": status.st_ino, "mtime_ns": status.st_mtime_ns}
+        if noted == facts:
+            return True
         handle = os.open(new, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             return bool(sha256_of(handle) == target.artefacts["sha256"])
@@ -373,6 +390,13 @@ class SqliteDriver(Driver):
 
     def _apply_online(self, target: Version, busy: float, limit: float) -> None:
         if self._mark is not None:
+            mark = read_document(self._mark)
+            if mark is not None and self.live(exact=True).identity["content"] != mark["content"]:
+                raise StepFailed(
+                    f"{self.name}: {self.path} was written to after this run restored it, and nothing automatic throws "
+                    "such writes away. It was left as it is.",
+                    f"To throw them away knowingly: rollbackctl undo {self.place.run}",
+                )
             self._mark.unlink(missing_ok=True)
         kept = online(self.path, self._kept("new"), self._kept("old"), busy_seconds=busy, seconds=limit)
         if self._mark is not None:

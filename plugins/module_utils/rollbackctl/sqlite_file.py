@@ -217,7 +217,9 @@ def mount_type(path: str) -> str:
     with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
         for line in mounts:
             fields = line.split()
+            # Blanks are written as \040: getmntent(3).
             point = fields[1].encode("utf-8", "surrogateescape").decode("unicode_escape")
+            point = point.encode("latin-1").decode("utf-8", "surrogateescape")
             if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
                 best, kind = point, fields[2]
     return kind

@@ -191,8 +191,7 @@ def _second_name(path: str, handle: int, old: str) -> str:
     except OSError:  # a file system without hard links
         copy_new(handle, name)
         give_attributes(name, attributes(path))
-    sync_directory(Path(path).parent)
-    return name
+    return name  # made durable together with what _clear_companions does
 
 
 def _clear_companions(path: str, kept: str) -> None:
@@ -209,7 +208,8 @@ def _clear_companions(path: str, kept: str) -> None:
         else:
             os.replace(path + suffix, free_name(kept + suffix))
         failpoint("restore_sqlite.wal.middle")
-    # Also when nothing was moved: SQLite's own removal of the WAL must not be undone by a power cut after the rename.
+    # Also when nothing was moved: the second name is new, and a power cut after the rename must not bring back the WAL
+    # that SQLite itself removed.
     sync_directory(Path(path).parent)
     failpoint("restore_sqlite.wal.after")
 

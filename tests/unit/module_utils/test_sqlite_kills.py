@@ -60,7 +60,7 @@ def test_every_failpoint_in_the_source_is_listed() -> None:
 @pytest.mark.parametrize("action", ["kill", "fail"])
 @pytest.mark.parametrize(("method", "failpoint", "wal"), PLACES)
 def test_stopped_at_a_failpoint(tmp_path: Path, method: str, failpoint: str, action: str, *, wal: bool) -> None:
-    path = make_database(tmp_path / "shop.db", wal=wal, orders=20000)
+    path = make_database(tmp_path / "shop.db", wal=wal, orders=3000)
     good = checkpoint(path, tmp_path / "checkpoint")
     break_it(path)
     subprocess.run([sys.executable, "-c", DYING, str(path)], check=False, timeout=30)
@@ -112,7 +112,7 @@ def test_a_damaged_database_stays_whole_somewhere(tmp_path: Path, failpoint: str
 
 @pytest.mark.parametrize("method", ["replace", "online"])
 def test_killed_at_random_moments(tmp_path: Path, method: str) -> None:
-    path = make_database(tmp_path / "shop.db", orders=20000)
+    path = make_database(tmp_path / "shop.db", orders=3000)
     good = checkpoint(path, tmp_path / "checkpoint")
     break_it(path)
     driver = make_driver(path, tmp_path / "work", method=method)

@@ -119,6 +119,22 @@ def test_it_counts_as_restored_although_writers_went_on(tmp_path: Path) -> None:
     assert driver.state(entry, opened=False)[0] != TARGET
 
 
+def test_writes_after_the_restore_are_not_thrown_away_by_the_same_run(tmp_path: Path) -> None:
+    path = make_database(tmp_path / "shop.db")
+    good = checkpoint(path, tmp_path / "checkpoint")
+    break_it(path)
+    driver = make_driver(path, tmp_path / "work", method="online")
+    bad = driver.record(tmp_path / "work")
+    driver.apply(driver.resolve(good))
+    execute(path, "INSERT INTO users (name) VALUES ('written since')")
+    with pytest.raises(StepFailed, match="was written to after this run restored it"):
+        driver.apply(driver.resolve(bad))
+    assert value(path, "SELECT count(*) FROM users WHERE name = 'written since'") == 1
+    asked_for = make_driver(path, tmp_path / "another run", method="online")
+    asked_for.apply(asked_for.resolve(bad))
+    assert asked_for.matches(asked_for.live(exact=True), bad, exact=True)
+
+
 def test_an_unfinished_restore_does_not_count(tmp_path: Path) -> None:
     path = make_database(tmp_path / "shop.db")
     good = checkpoint(path, tmp_path / "checkpoint")
