@@ -20,12 +20,17 @@ TIMEOUT_SECONDS = 3.0
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One request. at: seconds since 1970 when it was sent; seconds: how long it took; status: 0 is no answer."""
+    """One request. at: seconds since 1970 when it was sent; seconds: how long it took; status: 0 is no answer.
+
+    customer, number: of an order that was accepted; customers are never the same twice.
+    """
 
     kind: str
     at: float
     seconds: float
     status: int
+    customer: str = ""
+    number: int = 0
 
     @property
     def failed(self) -> bool:
@@ -105,7 +110,11 @@ class Traffic:
 
     def writes_accepted(self, since: float, until: float = float("inf")) -> int:
         """Count the orders that were accepted between two times (seconds since 1970)."""
-        return sum(1 for one in self.requests if one.kind == "order" and not one.failed and since <= one.at < until)
+        return sum(1 for one in self.orders() if since <= one.at < until)
+
+    def orders(self) -> list[Request]:
+        """Return the orders that were accepted."""
+        return [one for one in self.requests if one.number]
 
     def wait_for(self, good: Callable[[list[Request]], bool], seconds: float = 30.0) -> None:
         """Wait until a condition holds for the requests so far.
@@ -130,16 +139,20 @@ class Traffic:
 
     def _send(self, number: int) -> None:
         order: dict[str, Any] | None = None
+        answer: dict[str, Any] = {}
         kind, path = "read", f"/orders/{number % 100 + 1}"
         if number // len(self._threads) % self.orders_every == 0:
             kind, path, order = "order", "/orders", {"customer": f"visitor{number}", "cents": 100 + number % 900}
         began, clock = time.time(), time.monotonic()
         try:
-            status = request(f"{self.url}{path}", order, TIMEOUT_SECONDS)[0]
+            status, answer = request(f"{self.url}{path}", order, TIMEOUT_SECONDS)
         except (OSError, ValueError):  # refused, cut off, or cut off in the middle of its JSON
             status = 0
+        done = Request(kind, began, time.monotonic() - clock, status)
+        if order is not None and not done.failed:
+            done = dataclasses.replace(done, customer=order["customer"], number=int(answer["id"]))
         with self._lock:
-            self._requests.append(Request(kind, began, time.monotonic() - clock, status))
+            self._requests.append(done)
 
 
 def utc(moment: float) -> str:

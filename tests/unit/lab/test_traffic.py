@@ -32,6 +32,8 @@ def test_users_read_and_order_and_notice_a_failure(tmp_path: Path) -> None:
         assert seen.failed <= seen.total
         accepted = users.writes_accepted(0)
         assert accepted > 0
+        one = users.orders()[0]
+        assert sample.get(f"/orders/{one.number}")[1]["customer"] == one.customer
         assert sample.get("/orders/count")[1]["count"] == 200 + accepted
     finally:
         sample.remove()
