@@ -184,8 +184,13 @@ def reverted(git: Git, name: str, head: str, commits: Sequence[str], *, mainline
 
 
 def newest_first(git: Git, commits: Sequence[str]) -> list[str]:
-    """Sort commits so that each is reverted before those that it was built on."""
-    return git.read("rev-list", "--no-walk=sorted", "--end-of-options", *commits).split()
+    """Sort commits so that each is reverted before those that it was built on; dates do not say that."""
+    left, found = list(dict.fromkeys(commits)), []
+    while left:
+        top = next(one for one in left if not any(is_ancestor(git, one, other) for other in left if other != one))
+        found.append(top)
+        left.remove(top)
+    return found
 
 
 def _tree_without(git: Git, name: str, commit: str, mainline: int, run: Callable[..., str]) -> str:
@@ -209,7 +214,7 @@ def with_paths(git: Git, name: str, base: str, good: str, paths: Sequence[str], 
     """
     run = git.write if writing else git.read
     private = {"GIT_INDEX_FILE": f"{git.aside}/index-paths"}
-    git.read("read-tree", "--reset", tree_of(git, base), env=private)
+    git.read("read-tree", tree_of(git, base), env=private)
     for path in paths:
         old = git.ask("ls-files", "-z", "--", path, env=private).names()
         new = git.ask("ls-tree", "-r", "-z", "--full-tree", good, "--", path.rstrip("/")).names()
