@@ -34,7 +34,8 @@ _LEVELS = {1: "application", 2: "application and configuration", 3: "application
 def parse(record: Mapping[str, Any]) -> Report:
     """Return the report of a run record; a damaged record gives a report with gaps, never an exception."""
     outcome = _word(record.get("outcome"))
-    services = tuple(_service(str(name), _map(found)) for name, found in _map(record.get("services")).items())
+    found = _map(record.get("services"))
+    services = tuple(_service(str(name), _map(service), outcome) for name, service in found.items())
     budget = Budget(
         allowed=text.number(record.get("budget_seconds")),
         taken=text.number(record.get("seconds")),
@@ -51,7 +52,7 @@ def parse(record: Mapping[str, Any]) -> Report:
         outcome=outcome,
         tone=tone,
         headline=_headline(outcome, check_mode=check_mode, over=budget.over),
-        message=text.block(record.get("message")),
+        message=_message(record, outcome),
         next=text.line(record.get("next")),
         reason=text.line(record.get("reason")),
         operator=text.line(record.get("operator")),
@@ -94,6 +95,12 @@ def _title(record: Mapping[str, Any], services: Iterable[str]) -> str:
     return f"{what}: {named}" if named else what
 
 
+def _message(found: Mapping[str, Any], outcome: str) -> str:
+    """Return the message, unless it says nothing that the headline does not."""
+    message = text.block(found.get("message"))
+    return "" if message.strip(" .").lower() == words.MEANINGS[outcome].lower() else message
+
+
 def _headline(outcome: str, *, check_mode: bool, over: bool) -> str:
     if check_mode and outcome in {words.DONE, words.ALREADY}:
         return "Checked: this would work; nothing was changed"
@@ -129,9 +136,18 @@ def _timeline(record: Mapping[str, Any], budget: Budget) -> Timeline:
     bars = []
     for phase in phases:
         name = text.line(phase.get("name"))
-        inner = [_step_bar(service, step, axis, many=many) for service, step in steps if step.get("phase") == name]
+        mine = [(service, step) for service, step in steps if _belongs(step, phase, phases)]
+        inner = [_step_bar(service, step, axis, many=many) for service, step in mine]
         bars.append(replace(_bar(phase, name, name, axis), inner=tuple(inner)))
     return Timeline(axis, tuple(bars), 100 * budget.allowed / axis if near else None, _ticks(axis))
+
+
+def _belongs(step: Mapping[str, Any], phase: Mapping[str, Any], phases: Iterable[Mapping[str, Any]]) -> bool:
+    """Say whether a step is part of this phase. A phase may come twice: then it is the last one that had begun."""
+    named = [each for each in phases if each.get("name") == step.get("phase")]
+    ends = text.number(step.get("offset")) + text.number(step.get("seconds"))
+    begun = [each for each in named if text.number(each.get("offset")) <= ends]
+    return bool(named) and phase is (begun[-1] if begun else named[0])
 
 
 def _ticks(axis: float) -> tuple[tuple[float, str], ...]:
@@ -163,8 +179,10 @@ def _step_bar(service: str, step: Mapping[str, Any], axis: float, *, many: bool)
     return replace(_bar(step, component, label, axis), service=service)
 
 
-def _service(name: str, found: Mapping[str, Any]) -> Service:
-    outcome = _word(found.get("outcome"))
+def _service(name: str, found: Mapping[str, Any], of_run: str) -> Service:
+    # It stays empty until the service's part of the run has ended: then it ended with the run.
+    unended = found.get("outcome") == "" and of_run == words.INTERRUPTED
+    outcome = of_run if unended else _word(found.get("outcome"))
     plan = _map(found.get("plan"))
     entries, steps = _maps(plan.get("entries")), _maps(found.get("steps"))
     planned = {text.line(entry.get("name")): entry for entry in entries}
@@ -176,7 +194,7 @@ def _service(name: str, found: Mapping[str, Any]) -> Service:
         outcome=outcome,
         tone=_TONES[outcome],
         meaning=words.MEANINGS[outcome],
-        message=text.block(found.get("message")),
+        message=_message(found, outcome),
         next=text.line(found.get("next")),
         planned=bool(plan),
         checkpoint=text.line(plan.get("checkpoint")),

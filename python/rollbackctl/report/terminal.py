@@ -49,7 +49,7 @@ def _timeline(timeline: Timeline) -> Table:
     table.add_column(justify="left", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
-    table.add_column(style="dim", overflow="fold")
+    table.add_column(style="dim", overflow="ellipsis", no_wrap=True)
     for bar in timeline.bars:
         table.add_row(Text(bar.label), _cells(bar), Text(bar.note), Text(_remark(bar)))
         for step in bar.inner:

@@ -84,6 +84,9 @@ def service(**fields: Any) -> dict[str, Any]:
             "data_loss_since": "2026-11-21T09:12:40Z",
             "seconds": 7.5,
             "worst_seconds": 420,
+            "fence": True,
+            "undoes": "",
+            "notes": [],
         },
         "steps": [
             step("preflight", "shop-db", 0.72, 0.21, text="backup is whole: 17,789 rows, digest matches"),

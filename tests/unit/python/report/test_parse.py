@@ -35,6 +35,25 @@ def test_phases_hold_the_steps_of_their_components() -> None:
     assert bars["guard"].inner == ()
 
 
+def test_a_phase_that_comes_twice_keeps_its_own_steps() -> None:
+    again = samples.record()["phases"][8] | {"offset": 6.8, "seconds": 0.1}
+    steps = [samples.step("verify", "early", 5.9, 0.1), samples.step("verify", "late", 6.82, 0.05)]
+    phases = [*samples.record()["phases"], again]
+    report = parse(samples.record(phases=phases, services={"shop": samples.service(steps=steps)}))
+    verifies = [[step.name for step in bar.inner] for bar in report.timeline.bars if bar.name == "verify"]
+    assert verifies == [["early"], ["late"]]
+
+
+def test_a_service_whose_part_did_not_end_is_interrupted_with_the_run() -> None:
+    cut = samples.service(outcome="", message="")
+    assert parse(samples.interrupted() | {"services": {"shop": cut}}).services[0].outcome == "interrupted"
+    assert parse(samples.record(services={"shop": cut})).services[0].outcome == "unknown"
+
+
+def test_a_message_that_only_repeats_the_headline_is_left_out() -> None:
+    assert parse(samples.record(message="done and proven")).message == ""
+
+
 def test_steps_name_their_service_when_there_are_several() -> None:
     report = parse(samples.record(services={"shop": samples.service(), "pay": samples.service()}))
     stage = next(bar for bar in report.timeline.bars if bar.name == "stage")
