@@ -6,29 +6,26 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .component import BETWEEN, TARGET, Driver, Entry, Finding, Loss, Version
+from .component import BETWEEN, TARGET, Driver, Entry, Finding, Version
 from .durable import now, read_document, sync_directory, write_document
 from .errors import Refused, StepFailed
 from .failpoints import failpoint
 from .sqlite_backup import MANIFEST, describe, prove_backup, prove_raw, record_raw, version_of
-from .sqlite_content import connect, damage, in_wal_mode, newer_rows, orphans, plain_file, read_content, reading
+from .sqlite_check import loss_of, problems_of
+from .sqlite_content import connect, damage, in_wal_mode, orphans, read_content, reading
 from .sqlite_file import (
     attributes,
     copy_new,
     holders,
-    mount_type,
-    on_network,
     open_backup,
     read_header,
     sha256_of,
 )
 from .sqlite_swap import online, replace, snapshot
 
-_MARGIN = 16 << 20  # bytes that must stay free
 _BYTES_PER_SECOND = 100e6  # a slow disk's copy speed, for the estimate
 
 
@@ -141,87 +138,21 @@ class SqliteDriver(Driver):
 
     def check(self, live: Version, target: Version) -> Finding:
         """Prove that the restore can work; all problems at once."""
-        problems, notes = [], []
-        folder = os.path.dirname(self.path)
-        size = int(target.artefacts.get("bytes", 0))
-        if not os.path.isdir(folder):
-            return Finding(problems=(f"The directory {folder} does not exist. Make it, with the service's owner.",))
-        room = os.statvfs(folder)
-        # The staged copy and a margin for the WAL; online, the kept content and a WAL of the whole backup besides.
-        needed = 2 * size + _MARGIN + (self._live_size() if self._online else 0)
-        free = room.f_bavail * room.f_frsize
-        if free < needed:
-            problems.append(f"{folder} has {free >> 20} MiB free and {needed >> 20} MiB are needed. Make room there.")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            problems.append(f"{folder} cannot be written by this user. Run as root or as the database's owner.")
-        kind = mount_type(folder)
-        if on_network(kind):
-            problems.append(f"{self.path} lies on a network file system ({kind}), where SQLite's locks do not hold.")
-        if target.artefacts.get("kind") == "missing":
-            problems.append(
-                f"At that time there was no database at {self.path}. Move it away yourself if that is wanted."
+        if not os.path.isdir(os.path.dirname(self.path)):
+            return Finding(
+                problems=(f"The directory of {self.path} does not exist. Make it, with the service's owner.",)
             )
-        if live.identity.get("schema") != "missing":
-            problems += self._file_problems()
-        notes += [f"open now: {holder}" for holder in holders(self.path)[:10] if holder.pid != os.getpid()]
+        notes = [f"open now: {holder}" for holder in holders(self.path)[:10] if holder.pid != os.getpid()]
         if live.artefacts.get("damaged"):
             notes.append(f"The live database is damaged ({live.artefacts['damaged']}); its bytes are kept as they are.")
-        if self._online:
-            problems += self._online_problems(live, target)
         return Finding(
-            problems=tuple(problems),
-            loss=self._loss(live, target),
-            seconds=1.0 + 3 * size / _BYTES_PER_SECOND,
+            problems=tuple(problems_of(self.path, live, target, online=self._online)),
+            loss=loss_of(self.path, live, target),
+            seconds=1.0 + 3 * int(target.artefacts.get("bytes", 0)) / _BYTES_PER_SECOND,
             worst_seconds=2 * self._seconds("timeout", 300) + 2 * self._seconds("busy_timeout", 5),
             needs_fence=not self._online,
             notes=tuple(notes),
         )
-
-    def _live_size(self) -> int:
-        return sum(os.path.getsize(self.path + end) for end in ("", "-wal") if os.path.exists(self.path + end))
-
-    def _file_problems(self) -> list[str]:
-        problems = []
-        status = plain_file(self.path)
-        folder, base = os.path.split(self.path)
-        ours = sum(
-            os.lstat(os.path.join(folder, name)).st_ino == status.st_ino
-            for name in os.listdir(folder)
-            if name.startswith(f"{base}.rollbackctl-")
-        )
-        if status.st_nlink > 1 + ours:
-            problems.append(
-                f"{self.path} has {status.st_nlink} names (hard links); a restore would part them. Remove the others."
-            )
-        if os.geteuid() not in {0, status.st_uid}:
-            problems.append(f"{self.path} belongs to another user. Run as root or as its owner.")
-        return problems
-
-    def _online_problems(self, live: Version, target: Version) -> list[str]:
-        if "wal" not in live.artefacts or target.artefacts.get("kind") != "sqlite":
-            return ["method online needs a readable database on both sides. Set method to replace."]
-        if not live.artefacts["wal"]:
-            return [
-                f"{self.path} is not in WAL mode, so method online would lock its readers out. Set method to replace."
-            ]
-        if live.artefacts["page_size"] != target.artefacts["page_size"]:
-            sizes = f"{live.artefacts['page_size']} bytes live, {target.artefacts['page_size']} in the backup"
-            return [f"The page sizes differ ({sizes}), which method online cannot change. Set method to replace."]
-        return []
-
-    def _loss(self, live: Version, target: Version) -> Loss | None:
-        if live.identity.get("content") == target.identity.get("content"):
-            return None
-        if "tables" not in live.artefacts or target.artefacts.get("kind") != "sqlite":
-            why = "cannot be counted: " + (live.text if "tables" not in live.artefacts else target.text)
-            return Loss(target.taken, f"what is lost {why}") if live.identity.get("schema") != "missing" else None
-        ours, theirs = live.artefacts["tables"], target.artefacts["tables"]
-        same = tuple(name for name, facts in ours.items() if theirs.get(name) == facts)
-        try:
-            tables = newer_rows(self.path, os.path.join(target.at, target.artefacts["file"]), same=same)
-        except sqlite3.DatabaseError as exc:
-            return Loss(target.taken, f"what is lost cannot be counted: {exc}")
-        return Loss(target.taken, loss_text(tables, target.taken), tables)
 
     def state(self, entry: Entry, *, opened: bool) -> tuple[str, Version]:
         """Read against the plan, with two additions to the engine's rule.
@@ -430,18 +361,3 @@ class SqliteDriver(Driver):
         if removed:
             sync_directory(Path(folder))
         return removed
-
-
-def loss_text(tables: Mapping[str, Mapping[str, int]], since: str) -> str:
-    """Return one line for people about what newer_rows counted."""
-    parts = []
-    for name, counts in sorted(tables.items()):
-        words = [
-            f"{counts[key]:,} {text}"
-            for key, text in (("only_live", "only here"), ("differ", "changed"), ("only_target", "deleted since"))
-            if counts.get(key)
-        ]
-        parts.append(f"{name}: {', '.join(words) if words else 'too many to count in time'}")
-    listed = "; ".join(parts[:10]) or "no row differs by key, but the content does"
-    more = f"; {len(parts) - 10} more tables" if len(parts) > 10 else ""
-    return f"rows that differ from the backup of {since}: {listed}{more}"

@@ -165,7 +165,7 @@ def copy_new(source: int, target: str, each: Callable[[], None] | None = None) -
 def holders(path: str) -> list[Holder]:
     """Return the processes that have the database, its WAL, shared memory or journal open, found by /proc/PID/fd.
 
-    Processes of other users are seen only by root; those of an outer PID namespace never (see `locked`).
+    Processes of other users are seen only by root; those of an outer PID namespace never (see `lock`).
     """
     wanted: dict[tuple[int, int], str] = {}
     for name in (path, *(path + suffix for suffix in COMPANIONS)):

@@ -15,6 +15,7 @@ import pytest
 from ansible.module_utils.rollbackctl.component import BETWEEN, LIVE, OTHER, TARGET, Place, Version
 from ansible.module_utils.rollbackctl.errors import Refused, StepFailed
 from ansible.module_utils.rollbackctl.sqlite import SqliteDriver
+from ansible.module_utils.rollbackctl.sqlite_file import lock, mount_type, on_network
 
 from tests.unit.module_utils.sqlite_parts import (
     beside,
@@ -339,6 +340,26 @@ def test_readers_of_a_database_in_journal_mode_are_not_locked_out(tmp_path: Path
     with pytest.raises(StepFailed, match="is not in WAL mode"):
         driver.apply(good)
     assert driver.matches(driver.live(exact=True), live, exact=True)
+
+
+def test_file_systems_are_told_apart() -> None:
+    assert mount_type("/proc/self") == "proc"
+    assert not on_network(mount_type("/proc/self"))
+    assert all(on_network(kind) for kind in ("nfs", "nfs4", "cifs", "9p", "fuse.sshfs"))
+    assert not any(on_network(kind) for kind in ("ext4", "xfs", "btrfs", "overlay", "tmpfs", "fuse.ntfs"))
+
+
+def test_a_lock_that_proc_does_not_show_is_noticed(tmp_path: Path) -> None:
+    """A process of another PID namespace, say: here the locks of a child are asked for without looking into /proc."""
+    path = make_database(tmp_path / "shop.db")
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with path.open("r+b") as file:
+            assert not lock(file.fileno())
+        holder.kill()
+    with path.open("r+b") as file:
+        assert lock(file.fileno())
 
 
 def test_finalize_removes_only_this_run(tmp_path: Path) -> None:
