@@ -52,8 +52,8 @@ next_step:
   type: str
 """
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402 - documentation comes first
-from ansible.module_utils.rollbackctl.phases import PHASE_ARGUMENTS, run_phase  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rollbackctl.phases import PHASE_ARGUMENTS, run_phase
 
 
 def main() -> None:

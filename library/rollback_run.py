@@ -77,16 +77,20 @@ rollbackctl:
   type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402 - documentation comes first
-from ansible.module_utils.rollbackctl.errors import RollbackError  # noqa: E402
-from ansible.module_utils.rollbackctl.runs import describe, finish_run, open_run, plan_run, release_quarantine  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.rollbackctl.errors import RollbackError
+from ansible.module_utils.rollbackctl.runs import describe, finish_run, open_run, plan_run, release_quarantine
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            "operation": {"type": "str", "required": True, "choices": ["open", "plan", "finish", "describe", "release"]},
+            "operation": {
+                "type": "str",
+                "required": True,
+                "choices": ["open", "plan", "finish", "describe", "release"],
+            },
             "run": {"type": "dict", "required": True},
             "service": {"type": "dict", "default": {}},
             "asked": {"type": "dict", "default": {}},
@@ -106,7 +110,10 @@ def main() -> None:
         if operation == "open":
             facts = {"phase": "guard", "run": open_run(run, given["service"], asked, dry=given["dry"])}
         elif operation == "plan":
-            facts = {"phase": "plan", **plan_run(run, asked, given["proposals"], fences=given["fences"], dry=given["dry"])}
+            facts = {
+                "phase": "plan",
+                **plan_run(run, asked, given["proposals"], fences=given["fences"], dry=given["dry"]),
+            }
         elif operation == "finish":
             ending = finish_run(run, asked, given["roles"], failed=given["failed"], message=given["message"])
             facts = {"phase": "finish", "ending": ending}

@@ -16,7 +16,6 @@ if _SHARED not in module_utils.__path__:
 from ansible.module_utils.rollbackctl import outcome  # noqa: E402
 from ansible.module_utils.rollbackctl.action import RollbackAction  # noqa: E402
 
-
 OTHER_SERVICE = "Another service of this run did not get through; the barrier stopped this one with it."
 
 

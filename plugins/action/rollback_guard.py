@@ -16,7 +16,7 @@ _SHARED = str(Path(__file__).resolve().parents[1] / "module_utils")
 if _SHARED not in module_utils.__path__:
     module_utils.__path__.append(_SHARED)
 
-from ansible import context  # noqa: E402
+from ansible.context import CLIARGS  # noqa: E402
 from ansible.module_utils.rollbackctl.action import CALLBACK_VARIABLE, ROLES, RUN_FACT, RollbackAction  # noqa: E402
 from ansible.module_utils.rollbackctl.check_controller import read_checks  # noqa: E402
 from ansible.module_utils.rollbackctl.controller import (  # noqa: E402
@@ -67,8 +67,10 @@ class ActionModule(RollbackAction):
 
     def _scope_problems(self, asked: dict[str, Any], profile: dict[str, Any], kind: str) -> list[str]:
         wrong = []
-        if not context.CLIARGS.get("subset") and not asked.get("rollback_services"):
-            wrong.append("no service was named: use --limit SERVICE or -e rollback_services=SERVICE; nothing is the default")
+        if not CLIARGS.get("subset") and not asked.get("rollback_services"):
+            wrong.append(
+                "no service was named: use --limit SERVICE or -e rollback_services=SERVICE; nothing is the default"
+            )
         service = profile.get("rollback_service") or {}
         confirm = kind in ("rollback", "undo") and service.get("environment") == "production"
         if confirm and not self.dry and asked.get("rollback_confirm") != service.get("name"):
@@ -91,7 +93,9 @@ class ActionModule(RollbackAction):
             return [error.message]
         return []
 
-    def _open(self, kind: str, asked: dict[str, Any], profile: dict[str, Any], announced: dict[str, Any]) -> dict[str, Any]:
+    def _open(
+        self, kind: str, asked: dict[str, Any], profile: dict[str, Any], announced: dict[str, Any]
+    ) -> dict[str, Any]:
         state = dict(profile["rollback_state"])
         run = {
             "id": announced["run"],

@@ -15,7 +15,6 @@ if _SHARED not in module_utils.__path__:
 
 from ansible.module_utils.rollbackctl.action import PROPOSALS_FACT, RollbackAction  # noqa: E402
 
-
 CHANGING = ("stage", "fence", "capture", "rollback")
 BEFORE_OPENING = (*CHANGING, "verify")
 

@@ -32,7 +32,14 @@ class ActionModule(RollbackAction):
         }
         result = self.on_host(
             "rollback_run",
-            {"operation": "plan", "run": run, "asked": asked, "proposals": proposals, "fences": fences, "dry": self.dry},
+            {
+                "operation": "plan",
+                "run": run,
+                "asked": asked,
+                "proposals": proposals,
+                "fences": fences,
+                "dry": self.dry,
+            },
         )
         if result.get("failed"):
             return result

@@ -22,7 +22,8 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from ansible import context, module_utils  # noqa: E402
+from ansible import module_utils  # noqa: E402
+from ansible.context import CLIARGS  # noqa: E402
 from ansible.plugins.callback import CallbackBase  # noqa: E402
 from ansible.plugins.loader import filter_loader, test_loader  # noqa: E402
 from ansible.template import is_trusted_as_template  # noqa: E402
@@ -40,7 +41,7 @@ from ansible.module_utils.rollbackctl.record import Record, records_directory  #
 REFUSED_EXIT = 2
 
 
-class CallbackModule(CallbackBase):  # type: ignore[misc] # ansible-core ships no types
+class CallbackModule(CallbackBase):
     """Feeds events of the engine's tasks into the record."""
 
     CALLBACK_VERSION = 2.0
@@ -59,7 +60,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc] # ansible-core ships n
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Announce this plugin to the guard, refuse templates before anything is templated, be ready for signals."""
-        self.playbook = os.path.basename(playbook._file_name)  # noqa: SLF001 - there is no public name
+        self.playbook = Path(playbook._file_name).name  # noqa: SLF001 - there is no public name
         self.extra = dict(load_extra_vars(playbook.get_loader()))
         problems = raw_problems(self.extra, is_trusted_as_template)
         named = str(self.extra.get("rollback_run") or "")
@@ -120,18 +121,18 @@ class CallbackModule(CallbackBase):  # type: ignore[misc] # ansible-core ships n
             self.record.write()
 
     def _new_record(self, run: str, kind: str, level: int) -> Record:
-        sources = [os.path.abspath(source) for source in context.CLIARGS.get("inventory") or () if "," not in source]
+        sources = [str(Path(source).absolute()) for source in CLIARGS.get("inventory") or () if "," not in source]
         return Record(
             run=run,
             kind=kind,
             level=level,
             playbook=self.playbook,
-            check_mode=bool(context.CLIARGS.get("check")),
+            check_mode=bool(CLIARGS.get("check")),
             reason=str(self.extra.get("rollback_reason") or ""),
             operator=str(self.extra.get("awx_user_name") or ""),
             inventory=sources,
-            limit=str(context.CLIARGS.get("subset") or ""),
-            directory=records_directory(dry=bool(context.CLIARGS.get("check")) or kind in ("preflight", "verify", "status")),
+            limit=str(CLIARGS.get("subset") or ""),
+            directory=records_directory(dry=bool(CLIARGS.get("check")) or kind in ("preflight", "verify", "status")),
         )
 
 
@@ -152,7 +153,9 @@ def _stop(number: int, _frame: Any) -> None:
         os.kill(os.getpid(), number)
         return
     os.environ[STOP_VARIABLE] = signal.Signals(number).name
-    sys.stderr.write(f"\n{signal.Signals(number).name}: stopping at the next step boundary; a second signal stops at once.\n")
+    sys.stderr.write(
+        f"\n{signal.Signals(number).name}: stopping at the next step boundary; a second signal stops at once.\n"
+    )
 
 
 def _preload() -> None:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
@@ -61,7 +62,7 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
             return [], []
         values, problems = validate(role_options(str(ROLES / role), "preflight"), {role: items})
         wanted = self.variable("rollback_components") or []
-        accept = bool(self.variable("rollback_accept_unverified_backup", False))
+        accept = bool(self.variable("rollback_accept_unverified_backup"))
         kept = [
             {**item, "accept_unverified": accept}
             for item in (values.get(role) or [] if not problems else [])
@@ -75,8 +76,11 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
         return [item for item in found if item["components"]]
 
     def on_host(self, module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Run one of our modules on the host. A host that cannot be reached is a failure like any other: Ansible gives an
-        unreachable host neither rescue nor always."""
+        """Run one of our modules on the host.
+
+        A host that cannot be reached is a failure like any other: Ansible gives an unreachable one neither rescue nor
+        always.
+        """
         try:
             result = self._execute_module(
                 module_name=module, module_args=dict(arguments), task_vars=self.task_vars, wrap_async=False

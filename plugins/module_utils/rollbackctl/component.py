@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Mapping
+from typing import Any, ClassVar
 
 from .errors import Refused
 
@@ -171,7 +172,7 @@ class Driver(ABC):
 
     @abstractmethod
     def check(self, live: Version, target: Version) -> Finding:
-        """Prove that going from live to target can work: tools, permissions, space, reversibility; all problems at once."""
+        """Prove that going from live to target can work (tools, rights, space, reversibility): all problems at once."""
 
     def matches(self, reading: Version, version: Version, *, exact: bool) -> bool:
         """Say whether a reading is that version: equal identities, apart from exact_keys unless exact."""
@@ -235,5 +236,5 @@ def unknown_target(name: str, want: str, candidates: list[str], kind: str) -> Re
     listed = ", ".join(candidates[:20]) if candidates else "none were found"
     return Refused(
         f"{name}: {kind} {want!r} does not exist. Known: {listed}. Nothing was changed.",
-        f"Name one of them: -e '{{\"rollback_to\": {{\"{name}\": \"...\"}}}}'",
+        f'Name one of them: -e \'{{"rollback_to": {{"{name}": "..."}}}}\'',
     )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timezone
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping
+from typing import Any, Callable
 
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -39,7 +40,7 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=other))
 
 
-@lru_cache(maxsize=None)
+@cache
 def role_options(role_directory: str, entry_point: str) -> dict[str, Any]:
     """Return the options of one entry point of a role's meta/argument_specs.yml.
 
@@ -87,8 +88,8 @@ def raw_problems(extra: Mapping[str, Any], trusted: Callable[[object], bool]) ->
     for name, value in extra.items():
         if name.startswith(OWN_PREFIXES) and any(has_template(text) and trusted(text) for text in _texts(value)):
             wrong.append(
-                f"{name} holds template marks ({{{{, {{% or {{#}}): Ansible would run them. Write plain text, or pass the "
-                "value through rollbackctl, which hands it on as data"
+                f"{name} holds template marks ({{{{, {{% or {{#}}): Ansible would run them. Write plain text, or pass "
+                "the value through rollbackctl, which hands it on as data"
             )
     return wrong
 
@@ -112,37 +113,52 @@ def parameter_problems(asked: Mapping[str, Any], kind: str) -> list[str]:
     if reason is not None or kind in ("rollback", "undo"):
         problem = text_problem(str(reason or ""))
         wrong += [f"rollback_reason {problem}"] if problem else []
-    for name in ("rollback_checkpoint", "rollback_confirm", "rollback_release"):
-        if asked.get(name) and not is_name(str(asked[name])):
-            wrong.append(f"{name}={_short(asked[name])} is not a name (letters, digits, dots, dashes, underscores)")
-    if asked.get("rollback_run") and not is_run_id(str(asked["rollback_run"])):
-        wrong.append(f"rollback_run={_short(asked['rollback_run'])} is not a run id (lowercase letters, digits, dashes)")
-    if asked.get("rollback_plan") and not re.fullmatch(r"[0-9a-f]{12,64}", str(asked["rollback_plan"])):
-        wrong.append(f"rollback_plan={_short(asked['rollback_plan'])} is not a plan's hash (12 or more hexadecimal digits)")
+    for name, fits, expected in _FORMS:
+        value = str(asked.get(name) or "")
+        if value and not fits(value):
+            wrong.append(f"{name}={_short(value)} is not {expected}")
     for name in asked.get("rollback_components") or []:
         if not is_name(str(name)):
             wrong.append(f"rollback_components: {_short(name)} is not a component name")
     for name, version in (asked.get("rollback_to") or {}).items():
-        problem = "" if isinstance(version, str) else "is not text"
         if not is_name(str(name)):
             wrong.append(f"rollback_to: {_short(name)} is not a component name")
-        problem = problem or text_problem(version) or ("starts with a dash" if _option_like(str(name), version) else "")
+        problem = _version_problem(version)
         if problem:
             wrong.append(f"rollback_to: the version of {_short(name)} {problem}")
-    accepted = asked.get("rollback_accept_data_loss_since")
-    if accepted:
-        try:
-            parse_time(str(accepted))
-        except ValueError:
-            wrong.append(
-                f"rollback_accept_data_loss_since={_short(accepted)} is not a time; write it as 2026-11-21T09:30:15Z"
-            )
     return wrong
 
 
-def _option_like(_name: str, version: str) -> bool:
+def _is_hash(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{12,64}", text) is not None
+
+
+def _is_time(text: str) -> bool:
+    try:
+        parse_time(text)
+    except ValueError:
+        return False
+    return True
+
+
+_NAME_FORM = "a name (letters, digits, dots, dashes, underscores)"
+_FORMS: tuple[tuple[str, Callable[[str], bool], str], ...] = (
+    ("rollback_checkpoint", is_name, _NAME_FORM),
+    ("rollback_confirm", is_name, _NAME_FORM),
+    ("rollback_release", is_name, _NAME_FORM),
+    ("rollback_run", is_run_id, "a run id (lowercase letters, digits, dashes)"),
+    ("rollback_plan", _is_hash, "a plan's hash (12 or more hexadecimal digits)"),
+    ("rollback_accept_data_loss_since", _is_time, "a time; write it as 2026-11-21T09:30:15Z"),
+)
+
+
+def _version_problem(version: Any) -> str:
+    if not isinstance(version, str):
+        return "is not text"
     # "-2" (two alembic steps back) is a version; "-oProxyCommand" and "--upload-pack" are options.
-    return version.startswith("-") and not re.fullmatch(r"-[0-9]{1,3}", version)
+    if version.startswith("-") and not re.fullmatch(r"-[0-9]{1,3}", version):
+        return "starts with a dash"
+    return text_problem(version)
 
 
 def _short(value: Any) -> str:
@@ -162,9 +178,13 @@ def component_problems(names: Iterable[str], components: Mapping[str, list[dict[
         for item in items:
             name = str(item.get("name", ""))
             if not is_name(name):
-                wrong.append(f"{role}: {_short(name)} is not a component name (letters, digits, dots, dashes, underscores)")
+                wrong.append(
+                    f"{role}: {_short(name)} is not a component name (letters, digits, dots, dashes, underscores)"
+                )
             elif name in seen:
-                wrong.append(f"{role}: the name {name} is taken by a component of {seen[name]}; names are unique in a service")
+                wrong.append(
+                    f"{role}: the name {name} is taken by a component of {seen[name]}; names are unique in a service"
+                )
             seen[name] = role
     for name in names:
         if name not in seen:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The one exception family. Every message is written for a person who was woken up by it.
 
-    RollbackError
-    +-- Refused            a check said no; nothing was changed by this step
-    |   +-- LeaseHeld      another run holds the service
-    +-- StepFailed         a change was begun and did not end as planned
-    |   +-- StateOther     somebody else changed the component: stop
-    |   +-- DeadlineExceeded
-    +-- Interrupted        the run was asked to stop at a step boundary
+RollbackError
++-- Refused            a check said no; nothing was changed by this step
+|   +-- LeaseHeld      another run holds the service
++-- StepFailed         a change was begun and did not end as planned
+|   +-- StateOther     somebody else changed the component: stop
+|   +-- DeadlineExceeded
++-- Interrupted        the run was asked to stop at a step boundary
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from .component import TARGET, Driver, FenceDriver
 from .durable import write_document
@@ -26,7 +27,13 @@ from .readback import NEW, OLD, Picture, place_of, read_service
 from .step import LOCK_WAIT_SECONDS, changing_step
 from .store import DirectoryStore
 
-FAILPOINTS = ("fence.watchdog.after", "fence.close.before", "fence.close.after", "fence.open.before", "fence.open.after")
+FAILPOINTS = (
+    "fence.watchdog.after",
+    "fence.close.before",
+    "fence.close.after",
+    "fence.open.before",
+    "fence.open.after",
+)
 POLL_SECONDS = 0.5
 
 
@@ -67,19 +74,26 @@ def open_fences(work: Work) -> None:
             picture = read_service(work.store, work.run, plan, work.drivers, opened=opened)
             if picture.word not in (OLD, NEW):
                 raise StepFailed(
-                    f"The fence stays closed: the service is {picture.word}. {picture.text}.", f"rollbackctl resume {run}"
+                    f"The fence stays closed: the service is {picture.word}. {picture.text}.",
+                    f"rollbackctl resume {run}",
                 )
             for driver in fences:
                 began = time.monotonic()
                 _open(driver, work.store, work.run)
-                work.note(driver.name, "changed", f"opened; the service is {picture.word}", began, driver.live(exact=True).text)
+                work.note(
+                    driver.name,
+                    "changed",
+                    f"opened; the service is {picture.word}",
+                    began,
+                    driver.live(exact=True).text,
+                )
             event = journal.append("fence-opened", by="run", word=picture.word)
             work.extra["fence"] = {"opened": event["at"], "by": "run"}
         _started_anew(work, plan, journal)
 
 
 def _started_anew(work: Work, plan: Plan, journal: Journal) -> None:
-    """Read back that what follows a change was started anew; what never stopped in a run without changes need not be."""
+    """Read back that what follows a change was started anew; in a run without changes nothing had to be."""
     if not any(event["event"] == "applied" for event in journal.events()):
         return
     for driver in work.drivers:
@@ -103,7 +117,7 @@ def _open(driver: FenceDriver, store: DirectoryStore, run: Mapping[str, Any]) ->
     failpoint("fence.open.after")
 
 
-# -- the watchdog --------------------------------------------------------------------------------------------------------
+# -- the watchdog ----------------------------------------------------------------------------------------------------
 
 
 def arm_watchdog(
@@ -139,8 +153,8 @@ def _become_daemon() -> None:
     os.environ.pop(VARIABLE, None)
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
-    for number in range(3):
-        os.dup2(null, number)
+    for descriptor in range(3):
+        os.dup2(null, descriptor)
     # Also the kernel lock's descriptor: a lock belongs to the open file, which fork shares (flock(2)).
     os.closerange(3, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 65536))
 
@@ -165,7 +179,9 @@ def _watch(
         try:
             with store.locked(LOCK_WAIT_SECONDS):
                 lease = store.lease()
-                if lease is not None and ((lease.run, lease.token) != (identity, token) or store.lease_ends_in(lease) > 0):
+                if lease is not None and (
+                    (lease.run, lease.token) != (identity, token) or store.lease_ends_in(lease) > 0
+                ):
                     continue
                 _open_by_rule(store, run, plan, fences, drivers)
                 return

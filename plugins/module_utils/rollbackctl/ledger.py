@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from .durable import digest, now, parse_time
 from .errors import Refused
@@ -46,8 +47,8 @@ def choose_checkpoint(store: DirectoryStore, named: str) -> str:
 def finish_checkpoint(store: DirectoryStore, run: Mapping[str, Any], soak_seconds: float | None) -> str:
     """Write the checkpoint from what the roles recorded, and promote candidates that have held long enough.
 
-    A candidate is promoted when the checks passed (they did, or this is not reached), its soak time (seconds) is over and
-    what it recorded is still what is live. Without a soak time (an adopted checkpoint) nothing is promoted.
+    A candidate is promoted when the checks passed (they did, or this is not reached), its soak time (seconds) is over
+    and what it recorded is still what is live. Without a soak time (an adopted checkpoint) nothing is promoted.
 
     :return: one line about the checkpoint, for people.
     """
@@ -72,7 +73,11 @@ def finish_checkpoint(store: DirectoryStore, run: Mapping[str, Any], soak_second
     moment = now()
     for candidate in store.checkpoints() if soak_seconds is not None else ():
         held = (parse_time(moment) - parse_time(candidate["taken"])).total_seconds() if candidate["taken"] else -1.0
-        if candidate["state"] == CANDIDATE and held >= (soak_seconds or 0.0) and checkpoint_combination(candidate) == live:
+        if (
+            candidate["state"] == CANDIDATE
+            and held >= (soak_seconds or 0.0)
+            and checkpoint_combination(candidate) == live
+        ):
             store.write_checkpoint({**candidate, "state": PROVEN, "proven_at": moment})
             promoted.append(candidate["id"])
     state = PROVEN if document["id"] in promoted else CANDIDATE
@@ -86,7 +91,14 @@ def quarantine_combination(store: DirectoryStore, plan: Plan, bad: Mapping[str, 
     known = store.quarantine()
     if all(entry["id"] != identity for entry in known):
         texts = {entry.name: entry.live.text for entry in plan.entries if entry.name in bad}
-        entry = {"id": identity, "since": now(), "run": plan.run, "reason": reason, "combination": dict(bad), "texts": texts}
+        entry = {
+            "id": identity,
+            "since": now(),
+            "run": plan.run,
+            "reason": reason,
+            "combination": dict(bad),
+            "texts": texts,
+        }
         store.write_quarantine([*known, entry])
     return f"{identity}: " + ", ".join(f"{entry.name} {entry.live.text}" for entry in plan.entries if entry.name in bad)
 

@@ -42,7 +42,7 @@ def text_problem(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text with control characters shown as \\xNN, so that it cannot drive a terminal or split a log line."""
+    r"""Return text with control characters shown as \\xNN, so that it cannot drive a terminal or split a log line."""
     return _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
 
 

@@ -36,7 +36,7 @@ def worst(outcomes: list[str]) -> str:
     return REFUSED
 
 
-def exit_code(outcome: str, over_strict_budget: bool = False) -> int:
+def exit_code(outcome: str, *, over_strict_budget: bool = False) -> int:
     """Return the wrapper's exit code; being over a strict budget matters only for a run that succeeded."""
     code = EXIT_CODES[outcome]
     return EXIT_OVER_BUDGET if code == 0 and over_strict_budget else code

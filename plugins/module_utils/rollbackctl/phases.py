@@ -9,8 +9,9 @@ that is all that a resume is. One call does a whole phase: starting a module cos
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Mapping
+from typing import Any, Callable
 
 from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Finding, Place, Version
 from .durable import now
@@ -109,7 +110,7 @@ def _result(work: Work, began: float, **more: Any) -> dict[str, Any]:
     return {"changed": changed, "rollbackctl": facts, **more}
 
 
-# -- preflight: reads and proves, writes nothing -------------------------------------------------------------------------
+# -- preflight: reads and proves, writes nothing ---------------------------------------------------------------------
 
 
 def _preflight(work: Work) -> None:
@@ -190,7 +191,7 @@ def wanted(work: Work, driver: Driver, live: Version) -> Version | str | None:
 
 
 def _name_it(name: str) -> str:
-    return f"-e '{{\"rollback_to\": {{\"{name}\": \"VERSION\"}}}}'"
+    return f'-e \'{{"rollback_to": {{"{name}": "VERSION"}}}}\''
 
 
 def _preflight_resumed(work: Work, driver: Driver, entry: Entry | None, began: float) -> None:
@@ -209,11 +210,11 @@ def _preflight_resumed(work: Work, driver: Driver, entry: Entry | None, began: f
     work.note(driver.name, "ok", f"reads as {state}: {reading.text}", began)
 
 
-# -- phases that prepare or change ---------------------------------------------------------------------------------------
+# -- phases that prepare or change -----------------------------------------------------------------------------------
 
 
 def _each(work: Work, do: Callable[[Driver, Entry, Journal], None], actions: tuple[str, ...] = ("change",)) -> None:
-    """Do something with every component that the plan changes, inside one changing step; what takes back goes backwards."""
+    """Do something with every component that the plan changes, in one changing step; what takes back goes backwards."""
     plan = work.plan()
     order = work.drivers[::-1] if work.phase == "undo" else work.drivers
     todo = [(driver, entry) for driver in order if (entry := plan.entry(driver.name)) and entry.action in actions]
@@ -309,24 +310,8 @@ def _undo(work: Work) -> None:
             _refuse_to_lose_writes(work, driver, entry)
 
     def undo(driver: Driver, entry: Entry, journal: Journal) -> None:
-        began = time.monotonic()
-        before = captured(work.store, str(work.run["id"]), driver.name)
-        if driver.name not in begun:
-            return
-        reading = driver.live(exact=True)
-        if before is None or driver.matches(reading, before, exact=True):
-            work.note(driver.name, "already", entry.live.text, began, reading.text)
-            return
-        state, reading = driver.state(entry, opened=False)
-        if state not in (TARGET, BETWEEN):
-            raise _other(driver, entry, reading)
-        journal.append("reverse", component=driver.name)
-        driver.apply(before)
-        reading = driver.live(exact=True)
-        if not driver.matches(reading, before, exact=True):
-            raise StepFailed(f"{driver.name} was to go back to {before.text} but reads as {reading.text}.")
-        journal.append("reversed", component=driver.name, read_back=reading.text)
-        work.note(driver.name, "changed", before.text, began, reading.text)
+        if driver.name in begun:
+            _take_back(work, driver, entry, journal)
 
     def start_anew(driver: Driver, entry: Entry, journal: Journal) -> None:
         began = time.monotonic()
@@ -342,17 +327,38 @@ def _undo(work: Work) -> None:
         _each(work, start_anew, actions=("follow",))
 
 
+def _take_back(work: Work, driver: Driver, entry: Entry, journal: Journal) -> None:
+    """Bring one component back to what was kept of it, and read that back."""
+    began = time.monotonic()
+    before = captured(work.store, str(work.run["id"]), driver.name)
+    reading = driver.live(exact=True)
+    if before is None or driver.matches(reading, before, exact=True):
+        work.note(driver.name, "already", entry.live.text, began, reading.text)
+        return
+    state, reading = driver.state(entry, opened=False)
+    if state not in (TARGET, BETWEEN):
+        raise _other(driver, entry, reading)
+    journal.append("reverse", component=driver.name)
+    driver.apply(before)
+    reading = driver.live(exact=True)
+    if not driver.matches(reading, before, exact=True):
+        raise StepFailed(f"{driver.name} was to go back to {before.text} but reads as {reading.text}.")
+    journal.append("reversed", component=driver.name, read_back=reading.text)
+    work.note(driver.name, "changed", before.text, began, reading.text)
+
+
 def _refuse_to_lose_writes(work: Work, driver: Driver, entry: Entry) -> None:
     """Stop before anything is taken back when the data is no longer what this run made of it.
 
     :raises StepFailed: somebody wrote to it.
     """
+    driver.place = place_of(work.store, work.run, driver.name)
     before = captured(work.store, str(work.run["id"]), driver.name)
     state, reading = driver.state(entry, opened=False)
     if state not in (TARGET, BETWEEN) and (before is None or not driver.matches(reading, before, exact=True)):
         raise StepFailed(
-            f"{driver.name} reads as {reading.text}: it was written to after the change, and nothing automatic throws such "
-            "writes away. Nothing was taken back.",
+            f"{driver.name} reads as {reading.text}: it was written to after the change, and nothing automatic "
+            "throws such writes away. Nothing was taken back.",
             f"rollbackctl resume {work.run['id']}    or    rollbackctl undo {work.run['id']}",
         )
 

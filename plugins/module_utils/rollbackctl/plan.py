@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from .component import Entry, Finding, Version
 from .durable import digest, parse_time
@@ -125,7 +126,7 @@ def compose(
 ) -> tuple[Plan, list[str]]:
     """Make the plan and list everything that forbids it: with problems the plan may be shown but not carried out."""
     problems: list[str] = []
-    entries = tuple(_entry(proposal, proposals, request.level, problems) for proposal in proposals)
+    entries = tuple(_entry(proposal, proposals, problems) for proposal in proposals)
     changing = [entry for entry in entries if entry.action == "change"]
     if not changing:
         entries = tuple(replace(entry, action="none") if entry.action == "follow" else entry for entry in entries)
@@ -170,7 +171,9 @@ def combination(entries: Sequence[Entry], side: str) -> dict[str, Any]:
     return {
         entry.name: dict(getattr(entry, side).identity)
         for entry in entries
-        if entry.layer in COMBINATION_LAYERS and entry.action not in ("follow", "keep") and getattr(entry, side).identity
+        if entry.layer in COMBINATION_LAYERS
+        and entry.action not in ("follow", "keep")
+        and getattr(entry, side).identity
     }
 
 
@@ -183,7 +186,7 @@ def is_quarantined(candidate: Mapping[str, Any], quarantine: Sequence[Mapping[st
     return None
 
 
-def _entry(proposal: Proposal, proposals: Sequence[Proposal], level: int, problems: list[str]) -> Entry:
+def _entry(proposal: Proposal, proposals: Sequence[Proposal], problems: list[str]) -> Entry:
     """Decide one component's action; what forbids that action is added to problems."""
     action, target, finding = proposal.default_action, proposal.target, proposal.finding
     if proposal.already and action == "change":
@@ -199,7 +202,8 @@ def _entry(proposal: Proposal, proposals: Sequence[Proposal], level: int, proble
         note = f"kept as it is: {downgraded[0].name} takes the schema back without losing rows"
         finding = replace(finding, problems=(), loss=None, needs_fence=False, notes=(note,))
     if action in ("change", "follow") or (action == "none" and proposal.layer != "data"):
-        problems += [f"{proposal.name}: {problem}" for problem in finding.problems]
+        named = f"{proposal.name}: "
+        problems += [problem if problem.startswith(named) else named + problem for problem in finding.problems]
     return Entry(
         name=proposal.name,
         role=proposal.role,
@@ -262,7 +266,7 @@ def _quarantine_problems(plan: Plan, quarantine: Sequence[Mapping[str, Any]]) ->
     bad = is_quarantined(combination(plan.entries, "target"), quarantine)
     if bad is None:
         return []
-    return [
-        f"The target is quarantined as {bad['id']} since {bad['since']} ({bad['reason']}). It was rolled back before. "
-        f"Name another checkpoint, or release it: rollbackctl quarantine release {bad['id']}."
-    ]
+    text = (
+        f"The target is quarantined as {bad['id']} since {bad['since']} ({bad['reason']}): it was rolled back before. "
+    )
+    return [text + f"Name another checkpoint, or release it: rollbackctl quarantine release {bad['id']}."]

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Place, Version
 from .errors import RollbackError

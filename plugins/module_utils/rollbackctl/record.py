@@ -7,9 +7,10 @@ import getpass
 import json
 import os
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 from . import outcome
 from .durable import now, parse_time, write_atomic
@@ -82,7 +83,14 @@ class Record:
         self._close_phase()
         budget = float((self.budgets.get("phases") or {}).get(name, 0))
         phases.append(
-            {"name": name, "started": now(), "offset": round(offset, 3), "seconds": 0.0, "budget_seconds": budget, "status": "ok"}
+            {
+                "name": name,
+                "started": now(),
+                "offset": round(offset, 3),
+                "seconds": 0.0,
+                "budget_seconds": budget,
+                "status": "ok",
+            }
         )
 
     def take(self, service: str, phase: str, result: Mapping[str, Any], *, failed: bool) -> None:
@@ -124,7 +132,7 @@ class Record:
         )
 
     def end(self) -> None:
-        """Judge the run from its services. One without an ending counts as refused when nothing of it ran, else unknown."""
+        """Judge the run from its services. One without an ending counts as unknown; without any, nothing ran."""
         self._close_phase()
         document = self.document
         for found in document["services"].values():
@@ -138,7 +146,9 @@ class Record:
         document["budget_seconds"] = float(budget)
         document["over_budget"] = bool(budget) and document["seconds"] > float(budget)
         document["outcome"] = word
-        document["exit_code"] = outcome.exit_code(word, document["over_budget"] and document["strict_budget"])
+        document["exit_code"] = outcome.exit_code(
+            word, over_strict_budget=document["over_budget"] and document["strict_budget"]
+        )
         document["message"] = chosen["message"] if chosen else "No service was named, or none matched: nothing ran."
         document["next"] = chosen["next"] if chosen else "Name a service: --limit SERVICE"
         document["overhead_seconds"] = round(document["seconds"] - document["component_seconds"], 3)
@@ -158,7 +168,7 @@ class Record:
     # -- parts -------------------------------------------------------------------------------------------------------
 
     def _service(self, name: str) -> dict[str, Any]:
-        blank = {
+        blank: dict[str, Any] = {
             "outcome": "", "message": "", "next": "", "plan": None, "steps": [], "checks": [], "fence": None,
             "set_aside": [], "quarantined": "", "problems": [],
         }  # fmt: skip
@@ -228,7 +238,9 @@ def _shown_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a plan the record shows: texts, no artefacts."""
     return {
         "id": plan["run"],
-        **{k: plan[k] for k in ("hash", "checkpoint", "data_loss_since", "seconds", "worst_seconds", "fence", "undoes")},
+        **{
+            k: plan[k] for k in ("hash", "checkpoint", "data_loss_since", "seconds", "worst_seconds", "fence", "undoes")
+        },
         "notes": list(plan["notes"]),
         "entries": [
             {

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from . import outcome
 from .component import Driver, Place
@@ -46,7 +47,9 @@ def check_identity(identity: Mapping[str, Any]) -> None:
         raise Refused(f"Identity proof failed: {path} does not hold what the profile expects. This is another place.")
 
 
-def open_run(run: Mapping[str, Any], service: Mapping[str, Any], asked: Mapping[str, Any], *, dry: bool) -> dict[str, Any]:
+def open_run(
+    run: Mapping[str, Any], service: Mapping[str, Any], asked: Mapping[str, Any], *, dry: bool
+) -> dict[str, Any]:
     """Do the guard's part on the host: identity, lease, and what the run works from.
 
     :param run: id, kind, level, state, holder, controller, pid, lease_seconds.
@@ -60,9 +63,8 @@ def open_run(run: Mapping[str, Any], service: Mapping[str, Any], asked: Mapping[
         check_identity(service["identity"])
     store = open_store(dict(run["state"]))
     kind, named = str(run["kind"]), str(asked.get("rollback_run") or "")
-    facts: dict[str, Any] = {
-        "id": run["id"], "token": 0, "checkpoint": "", "undoes": "", "resume": False, "finished": "", "reversing": False,
-    }  # fmt: skip
+    facts: dict[str, Any] = {"id": run["id"], "token": 0, "checkpoint": "", "undoes": ""}
+    facts.update(resume=False, finished="", reversing=False)
     if named:
         facts.update(_named_run(store, kind, int(run["level"]), named))
     if dry:
@@ -72,7 +74,11 @@ def open_run(run: Mapping[str, Any], service: Mapping[str, Any], asked: Mapping[
         try:
             with store.locked():
                 lease = store.acquire(
-                    facts["id"], str(run["holder"]), str(run["controller"]), int(run["pid"]), float(run["lease_seconds"])
+                    facts["id"],
+                    str(run["holder"]),
+                    str(run["controller"]),
+                    int(run["pid"]),
+                    float(run["lease_seconds"]),
                 )
                 facts["token"] = lease.token
                 directory = store.run_directory(facts["id"])
@@ -106,7 +112,8 @@ def _named_run(store: DirectoryStore, kind: str, level: int, named: str) -> dict
         return {"undoes": named}
     if plan.kind != kind or (kind == "rollback" and plan.level != level):
         raise Refused(
-            f"Run {named} is a {plan.kind} of level {plan.level}, not a {kind} of level {level}.", f"rollbackctl resume {named}"
+            f"Run {named} is a {plan.kind} of level {plan.level}, not a {kind} of level {level}.",
+            f"rollbackctl resume {named}",
         )
     return {
         "id": named,
@@ -200,7 +207,9 @@ def finish_run(
             store.journal(identity).append("finished", outcome=ending.outcome, message=ending.message)
             store.release(identity, int(run["token"]))
     except LeaseHeld as error:
-        result.update(vars(Ending(outcome.UNKNOWN, f"{message} {error.message}".strip(), f"rollbackctl resume {identity}")))
+        result.update(
+            vars(Ending(outcome.UNKNOWN, f"{message} {error.message}".strip(), f"rollbackctl resume {identity}"))
+        )
     return result
 
 
@@ -229,7 +238,11 @@ def _decide(
     if picture.word == OLD and not closed:
         return Ending(outcome.RESTORED, f"{message} It was put back to the state before the run. {state}", "")
     if picture.word == STRANGE:
-        return Ending(outcome.UNKNOWN, f"{message} {state}", f"Look at the component named above, then: rollbackctl resume {identity}")
+        return Ending(
+            outcome.UNKNOWN,
+            f"{message} {state}",
+            f"Look at the component named above, then: rollbackctl resume {identity}",
+        )
     following = f"rollbackctl resume {identity}"
     if picture.word == NEW:
         following += f"    or back to where it was: rollbackctl undo {identity}"
@@ -265,7 +278,9 @@ def _write_ledger(
         kept = captured(store, str(run["id"]), entry.name)
         if kept is not None and entry.layer == "data":
             loss = entry.finding.loss.text if entry.finding.loss else "no rows that the target lacks"
-            result["set_aside"].append({"component": entry.name, "path": kept.at, "text": f"{loss}; kept as {kept.text}"})
+            result["set_aside"].append(
+                {"component": entry.name, "path": kept.at, "text": f"{loss}; kept as {kept.text}"}
+            )
 
 
 def release_quarantine(run: Mapping[str, Any], identity: str) -> str:
@@ -306,7 +321,8 @@ def describe(state: Mapping[str, Any]) -> dict[str, Any]:
         "lease": {**vars(lease), "ends_in_seconds": round(store.lease_ends_in(lease), 1)} if lease else None,
         "runs": runs,
         "checkpoints": [
-            {key: document.get(key, "") for key in ("id", "state", "taken", "proven_at")} for document in store.checkpoints()
+            {key: document.get(key, "") for key in ("id", "state", "taken", "proven_at")}
+            for document in store.checkpoints()
         ],
         "quarantine": store.quarantine(),
     }

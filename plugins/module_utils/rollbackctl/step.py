@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Iterator
 
 from .errors import DeadlineExceeded, RollbackError
 from .journal import Journal
@@ -21,8 +21,8 @@ LOCK_WAIT_SECONDS = 30.0
 def changing_step(store: DirectoryStore, run: str, token: int) -> Iterator[Journal]:
     """Hold the service for one changing step and give its journal.
 
-    The lease is renewed at the start and while the step lasts. The kernel lock ends with the process, so a takeover that
-    holds it knows that no step is under way.
+    The lease is renewed at the start and while the step lasts. The kernel lock ends with the process, so a takeover
+    that holds it knows that no step is under way.
 
     :raises RollbackError: the run does not hold the lease (so `--start-at-task` cannot skip the guard).
     """
@@ -63,5 +63,5 @@ def _beat(store: DirectoryStore, run: str, token: int, period: float, ended: thr
     while not ended.wait(period):
         try:
             store.renew(run, token)
-        except (OSError, RollbackError):  # the step itself finds out; a heart that stops only shortens the lease
+        except (OSError, RollbackError):  # noqa: PERF203 - the step itself finds out; a heart that stops only shortens the lease
             return

@@ -17,10 +17,11 @@ import fcntl
 import os
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from .durable import now, read_document, write_document
 from .errors import LeaseHeld, Refused, RollbackError
@@ -167,7 +168,7 @@ class DirectoryStore:
         return read_document(self.run_directory(run) / "plan.json")
 
     def write_plan(self, run: str, plan: dict[str, Any]) -> None:
-        """Make the plan durable, and room for the journal with it: after this the run needs no new space to end well."""
+        """Make the plan durable, with room for the journal: after this the run needs no new space to end well."""
         directory = self.run_directory(run)
         directory.mkdir(mode=0o700, exist_ok=True)
         self.journal(run).create()
