@@ -71,7 +71,10 @@ class Budget:
         allowed = text.duration(self.allowed)
         if self.over:
             return f"{text.duration(self.taken - self.allowed)} over the budget of {allowed}"
-        return f"{100 * self.taken / self.allowed:.0f} % of the budget of {allowed}"
+        share = 100 * self.taken / self.allowed
+        return (
+            f"{share:.0f} % of the budget of {allowed}" if share >= 1 else f"less than 1 % of the budget of {allowed}"
+        )
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def parse(record: Mapping[str, Any]) -> Report:
     services = tuple(_service(str(name), _map(service), outcome) for name, service in found.items())
     budget = Budget(
         allowed=text.number(record.get("budget_seconds")),
-        taken=text.number(record.get("seconds")),
+        taken=_taken(record),
         over=record.get("over_budget") is True,
         strict=record.get("strict_budget") is True,
     )
@@ -53,7 +53,7 @@ def parse(record: Mapping[str, Any]) -> Report:
         tone=tone,
         headline=_headline(outcome, check_mode=check_mode, over=budget.over),
         message=_message(record, outcome),
-        next=text.line(record.get("next")),
+        next=_next(record, outcome),
         reason=text.line(record.get("reason")),
         operator=text.line(record.get("operator")),
         controller=text.line(record.get("controller")),
@@ -99,6 +99,20 @@ def _message(found: Mapping[str, Any], outcome: str) -> str:
     """Return the message, unless it says nothing that the headline does not."""
     message = text.block(found.get("message"))
     return "" if message.strip(" .").lower() == words.MEANINGS[outcome].lower() else message
+
+
+def _next(record: Mapping[str, Any], outcome: str) -> str:
+    """Return what to type next; a run that was cut off had no time to say it."""
+    said = text.line(record.get("next"))
+    run = text.line(record.get("run"))
+    return f"rollbackctl resume {run}" if not said and run and outcome == words.INTERRUPTED else said
+
+
+def _taken(record: Mapping[str, Any]) -> float:
+    """Return how long the run took; one that was cut off took until the last thing it noted."""
+    phases = _maps(record.get("phases"))
+    ends = [text.number(item.get("offset")) + text.number(item.get("seconds")) for item in phases]
+    return text.number(record.get("seconds")) or max(ends, default=0.0)
 
 
 def _headline(outcome: str, *, check_mode: bool, over: bool) -> str:

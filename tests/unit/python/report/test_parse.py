@@ -16,7 +16,8 @@ def test_done() -> None:
     assert (report.headline, report.tone, report.exit_code) == ("Done and proven", "good", 0)
     assert report.title == "Rollback level 3 (application, configuration and data): shop"
     assert report.when == "21 Nov 2026, 09:30:15 to 09:30:22 UTC"
-    assert report.budget.words == "1 % of the budget of 15 min"
+    assert report.budget.words == "less than 1 % of the budget of 15 min"
+    assert parse(samples.record(budget_seconds=28)).budget.words == "25 % of the budget of 28 s"
 
 
 def test_read_back_is_what_was_read_last() -> None:
@@ -48,6 +49,12 @@ def test_a_service_whose_part_did_not_end_is_interrupted_with_the_run() -> None:
     cut = samples.service(outcome="", message="")
     assert parse(samples.interrupted() | {"services": {"shop": cut}}).services[0].outcome == "interrupted"
     assert parse(samples.record(services={"shop": cut})).services[0].outcome == "unknown"
+
+
+def test_a_run_that_was_cut_off_says_how_to_go_on_and_how_far_it_came() -> None:
+    report = parse(samples.interrupted() | {"next": "", "seconds": 0})
+    assert report.next == "rollbackctl resume rb-20261121-093015-4f2a"
+    assert report.seconds == pytest.approx(3.9)
 
 
 def test_a_message_that_only_repeats_the_headline_is_left_out() -> None:

@@ -64,7 +64,7 @@ def test_every_form_says_what_matters(name: str) -> None:
     for fact in (
         "Done and proven",
         "shop is back at checkpoint cp-20261121-091240-77aa",
-        "1 % of the budget of 15 min",
+        "less than 1 % of the budget of 15 min",
         "17,789 rows, schema a41c, digest 6f0c…",
         "412 rows of orders and 3 of customers were written since.",
         "closed for 2.6 s (09:30:18 to 09:30:21 UTC), opened by the run",
