@@ -35,7 +35,9 @@ REPORTS = ROOT / "build" / "demo"
 ROLLBACKCTL = Path(sys.executable).with_name("rollbackctl")
 SERVICE = ["shop", "--inventory", "inventories/demo"]
 BROKEN_SECONDS = 3.0
-console = Console(highlight=False, soft_wrap=True)
+# A pipe has no width; a page has.
+WIDTH = None if sys.stdout.isatty() else 120
+console = Console(highlight=False, soft_wrap=True, width=WIDTH)
 
 
 class DemoError(Exception):
@@ -274,7 +276,8 @@ def environment(sample: Sample) -> dict[str, str]:
     """Return the environment for rollbackctl: where the service is, where reports go."""
     place = {"SHOP_ROOT": str(sample.root), "SHOP_PORT": str(sample.port)}
     passing = {"ROLLBACKCTL_PASS_ENV": ",".join(place), "ROLLBACKCTL_RECORDS": str(REPORTS)}
-    return {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), **place, **passing}
+    width = {"COLUMNS": str(WIDTH)} if WIDTH else {}
+    return {**os.environ, **width, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), **place, **passing}
 
 
 def show_plan(record: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -152,29 +153,74 @@ def test_a_restart_by_somebody_else_before_ours_does_not_count(make: Make, tmp_p
     assert driver.state(entry, opened=False)[0] == LIVE
 
 
-def test_killed_between_stop_and_start_it_reads_between_and_is_started(make: Make, tmp_path: Path) -> None:
-    driver = make()
-    entry = entry_of(running(driver), driver.record(tmp_path))
-    code = (
-        "import sys, json; sys.path.insert(0, sys.argv[1]); from pathlib import Path;"
-        "from rollbackctl.service import ServiceDriver; from rollbackctl.component import Place, Version;"
-        "o, t, w = map(json.loads, sys.argv[2:5]);"
-        "ServiceDriver(o, Place(work=Path(w))).apply(Version.from_dict(t))"
-    )
-    import json  # noqa: PLC0415 - beside the other process's own
+KILLED = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from rollbackctl.component import Place, Version
+from rollbackctl.service import ServiceDriver
+options, target, work, what = map(json.loads, sys.argv[2:])
+driver = ServiceDriver(options, Place(work=Path(work)))
+for step in what:
+    getattr(driver, step)(*([Version.from_dict(target)] if step == "apply" else []))
+"""
 
+
+def kill_at(driver: ServiceDriver, failpoint: str, target: Version, *what: str) -> None:
+    """Do something in another process that is killed (SIGKILL) at a failpoint."""
     module_utils = Path(__file__).resolve().parents[3] / "plugins" / "module_utils"
-    arguments = [str(module_utils), *map(json.dumps, (driver.options, entry.target.to_dict(), str(driver.place.work)))]
+    told = (driver.options, target.to_dict(), str(driver.place.work), what)
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "ROLLBACKCTL_FAILPOINT": "restart_service.stop.after:kill"},
+        [sys.executable, "-c", KILLED, str(module_utils), *map(json.dumps, told)],
+        env={**os.environ, "ROLLBACKCTL_FAILPOINT": f"{failpoint}:kill"},
         check=False,
     )
     assert done.returncode == -signal.SIGKILL
-    assert driver.live(exact=True).identity["state"] == "STOPPED"
-    assert driver.state(entry, opened=False)[0] == BETWEEN
+
+
+AFTER_THE_KILL = {
+    "restart_service.restart.before": (LIVE, "RUNNING"),
+    "restart_service.stop.before": (BETWEEN, "RUNNING"),
+    "restart_service.stop.after": (BETWEEN, "STOPPED"),
+    "restart_service.start.before": (BETWEEN, "STOPPED"),
+    "restart_service.start.after": (TARGET, "RUNNING"),
+    "restart_service.restart.after": (TARGET, "RUNNING"),
+}
+
+
+@pytest.mark.parametrize(
+    "failpoint", [name for name in ServiceDriver.failpoints if ".close." not in name and ".open." not in name]
+)
+def test_killed_anywhere_in_a_restart_it_is_finished_by_going_on(make: Make, failpoint: str) -> None:
+    driver = make()
+    live = running(driver)
+    entry = entry_of(live, driver.resolve(live))
+    kill_at(driver, failpoint, entry.target, "apply")
+    if failpoint == "restart_service.start.after":
+        driver._wait(driver._up, 20, "start")
+    state, reading = driver.state(entry, opened=False)
+    assert (state, reading.identity["state"]) == AFTER_THE_KILL[failpoint]
     driver.apply(entry.target)
-    assert driver.state(entry, opened=False)[0] == TARGET
+    state, reading = driver.state(entry, opened=False)
+    assert state == TARGET
+    assert reading.identity["started"] != live.identity["started"]
+
+
+FENCE = [name for name in ServiceDriver.failpoints if ".restart." not in name]
+
+
+@pytest.mark.parametrize("failpoint", FENCE)
+def test_killed_anywhere_in_the_fence_it_closes_and_opens_by_going_on(make: Make, failpoint: str) -> None:
+    driver = make()
+    live = running(driver)
+    entry = entry_of(live, driver.resolve(live))
+    kill_at(driver, failpoint, entry.target, "close", "open")
+    driver.close()
+    assert driver.closed()
+    driver.open()
+    state, reading = driver.state(entry, opened=True)
+    assert state == TARGET
+    assert reading.identity["started"] != live.identity["started"]
 
 
 def test_a_stopped_service_is_started(make: Make, tmp_path: Path) -> None:
