@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The fence: opened only when the service is wholly old or wholly new, by the run or by the watchdog that outlives it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.rollbackctl import fence
+from ansible.module_utils.rollbackctl.durable import read_document
+from ansible.module_utils.rollbackctl.failpoints import VARIABLE
+
+from tests.unit.module_utils.engine_parts import FENCED, HALF, OPEN, RUN, Service, register, text_component
+
+TO = {"db": "good", "app": "good"}
+PATIENCE = 60.0
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.fixture(autouse=True)
+def _drivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch)
+    monkeypatch.setattr(fence, "POLL_SECONDS", 0.05)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Service:
+    """Data that needs a fence, code, and the gate in front of them."""
+    gate = tmp_path / "gate"
+    gate.write_text(OPEN, encoding="utf-8")
+    return Service(
+        tmp_path,
+        {
+            "data": [text_component(tmp_path, "db", "v2\nrow 1\n", "v1\n", needs_fence=True)],
+            "text": [text_component(tmp_path, "app", "bad\n", "good\n")],
+            "gate": [{"name": "web", "path": str(gate), "fence": True}],
+        },
+        lease_seconds=1.0,
+    )
+
+
+@pytest.fixture
+def watchdogs() -> Iterator[Callable[[], None]]:
+    """Adopt what is forked off, so that its end can be waited for, and end it by its id if it hangs."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+    def children() -> list[int]:
+        return [int(pid) for pid in Path("/proc/self/task", str(os.getpid()), "children").read_text("ascii").split()]
+
+    before = set(children())
+
+    def ended() -> None:
+        limit = time.monotonic() + PATIENCE
+        while left := set(children()) - before:
+            assert time.monotonic() < limit, f"the watchdog {left} does not end"
+            for pid in left:
+                os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.02)
+
+    try:
+        yield ended
+    finally:
+        for pid in set(children()) - before:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def gate(service: Service) -> str:
+    return (service.folder / "gate").read_text(encoding="utf-8")
+
+
+def write(service: Service, name: str, text: str) -> None:
+    (service.folder / f"{name}.txt").write_text(text, encoding="utf-8")
+
+
+def fenced(service: Service) -> Service:
+    service.begin(rollback_to=TO)
+    service.go("stage", "fence")
+    return service
+
+
+def report(service: Service) -> dict[str, Any] | None:
+    return read_document(service.store.run_directory(RUN) / "watchdog.json")
+
+
+# -- by the run -------------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_run_closes_and_opens(service: Service, watchdogs: Callable[[], None]) -> None:
+    service.lease_seconds = 60.0
+    result = None
+    service.begin(rollback_to=TO)
+    service.go("stage", "fence")
+    assert gate(service) == FENCED
+    service.go("capture", "rollback", "verify")
+    assert gate(service) == FENCED
+    result = service.phase("resume")
+    assert not result.get("failed")
+    assert gate(service) == OPEN
+    assert result["rollbackctl"]["fence"]["by"] == "run"
+    words = service.events()
+    assert words.index("fence-closing") < words.index("fence-closed") < words.index("captured")
+    assert words[-1] == "fence-opened"
+    assert service.finish()["outcome"] == "done"
+    watchdogs()  # it sees that the fence is open and ends by itself
+    assert report(service) is None
+
+
+def test_a_plan_that_needs_no_fence_closes_none(service: Service, watchdogs: Callable[[], None]) -> None:
+    write(service, "db", "v1\n")
+    fenced(service)
+    assert gate(service) == OPEN
+    assert "fence-closing" not in service.events()
+    watchdogs()
+
+
+def test_closing_twice_says_so(service: Service, watchdogs: Callable[[], None]) -> None:
+    service.lease_seconds = 60.0
+    fenced(service)
+    result = service.phase("fence")
+    assert [step["status"] for step in result["rollbackctl"]["steps"]] == ["already"]
+    assert service.events().count("fence-closing") == 1
+    service.go("capture", "rollback", "resume")
+    watchdogs()
+
+
+@pytest.mark.parametrize(
+    ("db", "app", "opened"),
+    [
+        ("v2\nrow 1\n", "bad\n", True),
+        ("v1\n", "good\n", True),
+        ("v1\n", "bad\n", False),
+        ("v2\nrow 1\n", "good\n", False),
+        (HALF, "bad\n", False),
+        ("v2\nrow 1\nrow 2\n", "bad\n", False),  # written to inside the fence: not what was kept
+        ("v9\n", "good\n", False),
+    ],
+    ids=["old", "new", "half new", "half old", "half-way", "old but written to", "strange"],
+)
+def test_the_run_opens_by_the_rule(
+    service: Service,
+    watchdogs: Callable[[], None],
+    db: str,
+    app: str,
+    opened: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    service.lease_seconds = 60.0
+    fenced(service)
+    service.go("capture")
+    write(service, "db", db)
+    write(service, "app", app)
+    result = service.phase("resume")
+    assert (gate(service) == OPEN) is opened
+    if not opened:
+        assert result["failed"]
+        assert "stays closed" in result["msg"]
+        assert result["next_step"] == f"rollbackctl resume {RUN}"
+        assert "fence-opened" not in service.events()
+        ending = service.finish(failed=True, message=result["msg"])
+        assert ending["outcome"] in ("resumable", "unknown")
+        assert f"rollbackctl resume {RUN}" in ending["next"]
+        write(service, "db", "v1\n")
+        write(service, "app", "good\n")
+    watchdogs()
+
+
+def test_a_wholly_old_service_behind_a_closed_fence_is_not_restored_yet(
+    service: Service, watchdogs: Callable[[], None]
+) -> None:
+    fenced(service)
+    service.go("capture")
+    ending = service.finish(failed=True, message="it failed")
+    assert (ending["outcome"], ending["next"]) == ("resumable", f"rollbackctl resume {RUN}")
+    assert "The fence is closed" in ending["message"]
+    watchdogs()
+
+
+def test_opening_needs_the_lease(service: Service, watchdogs: Callable[[], None]) -> None:
+    fenced(service)
+    old = dict(service.run)
+    service.open(rollback_run=RUN)
+    service.run = old
+    assert "does not hold" in service.phase("resume")["msg"]
+    assert gate(service) == FENCED
+    watchdogs()  # its run was taken over: it leaves the fence to the successor
+    assert gate(service) == FENCED
+    assert report(service) is None
+
+
+# -- by the watchdog --------------------------------------------------------------------------------------------------
+
+
+def test_the_watchdog_opens_what_is_wholly_old(service: Service, watchdogs: Callable[[], None]) -> None:
+    fenced(service)
+    watchdogs()
+    assert gate(service) == OPEN
+    found = report(service)
+    assert found is not None
+    assert (found["word"], found["opened"], found["message"]) == ("wholly old", True, "")
+    last = service.store.journal(RUN).events()[-1]
+    assert (last["event"], last["by"]) == ("fence-opened", "watchdog")
+
+
+def test_the_watchdog_opens_what_is_wholly_new(service: Service, watchdogs: Callable[[], None]) -> None:
+    fenced(service)
+    service.go("capture", "rollback")
+    watchdogs()
+    assert gate(service) == OPEN
+    found = report(service)
+    assert found is not None
+    assert found["word"] == "wholly new"
+
+
+@pytest.mark.parametrize(
+    ("db", "app", "word"),
+    [(HALF, "bad\n", "neither old nor new"), ("v1\n", "bad\n", "neither old nor new"), ("v9\n", "bad\n", "changed by")],
+)
+def test_the_watchdog_leaves_closed_what_is_neither(
+    service: Service, watchdogs: Callable[[], None], db: str, app: str, word: str
+) -> None:
+    fenced(service)
+    service.go("capture")
+    write(service, "db", db)
+    write(service, "app", app)
+    watchdogs()
+    assert gate(service) == FENCED
+    found = report(service)
+    assert found is not None
+    assert word in found["word"]
+    assert (found["opened"], found["message"]) == (False, f"The fence stays closed. Next: rollbackctl resume {RUN}")
+    assert "fence-opened" not in service.events()
+
+
+def test_the_watchdog_leaves_closed_what_it_cannot_read(service: Service, watchdogs: Callable[[], None]) -> None:
+    fenced(service)
+    (service.folder / "db.txt").unlink()
+    watchdogs()
+    assert gate(service) == FENCED
+    found = report(service)
+    assert found is not None
+    assert "db: unread" in found["text"]
+
+
+def test_the_watchdog_waits_while_the_lease_is_renewed(service: Service, watchdogs: Callable[[], None]) -> None:
+    fenced(service)
+    for _ in range(8):  # twice as long as the lease
+        time.sleep(0.25)
+        service.store.renew(RUN, service.run["token"])
+        assert gate(service) == FENCED
+    watchdogs()
+    assert gate(service) == OPEN
+
+
+def test_the_watchdog_waits_for_a_step_that_still_works(service: Service, watchdogs: Callable[[], None]) -> None:
+    fenced(service)
+    with service.store.locked():
+        os.utime(service.store.path / "lease.json", (0, 0))
+        time.sleep(0.5)
+        assert gate(service) == FENCED
+        write(service, "db", HALF)
+    watchdogs()
+    assert gate(service) == FENCED
+
+
+def test_a_resumed_run_goes_on_behind_the_closed_fence(service: Service, watchdogs: Callable[[], None]) -> None:
+    fenced(service)
+    service.lease_seconds = 60.0
+    service.open(rollback_run=RUN)
+    watchdogs()  # the first one
+    service.go("preflight", "stage", "fence", "capture", "rollback", "verify", "resume")
+    assert gate(service) == OPEN
+    assert service.finish()["outcome"] == "done"
+    watchdogs()
+
+
+def test_the_watchdog_acts_when_a_run_was_ended_behind_a_closed_fence(
+    service: Service, watchdogs: Callable[[], None]
+) -> None:
+    service.lease_seconds = 60.0
+    fenced(service)
+    service.finish(failed=True, message="it failed")  # gives the lease back: nobody will come
+    watchdogs()
+    assert gate(service) == OPEN
+
+
+def test_the_watchdog_outlives_a_killed_module(service: Service, watchdogs: Callable[[], None]) -> None:
+    service.begin(rollback_to=TO)
+    module = os.fork()
+    if module == 0:
+        os.environ[VARIABLE] = "fence.close.after:kill"
+        service.phase("fence")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(module, 0)[1]) == -signal.SIGKILL
+    assert gate(service) == FENCED
+    watchdogs()
+    assert gate(service) == OPEN
+
+
+def test_the_watchdog_holds_neither_lock_nor_files_of_its_module(
+    service: Service, watchdogs: Callable[[], None]
+) -> None:
+    service.lease_seconds = 60.0
+    before = set(Path("/proc/self/task", str(os.getpid()), "children").read_text("ascii").split())
+    fenced(service)
+    with service.store.locked():
+        children = Path("/proc/self/task", str(os.getpid()), "children").read_text("ascii").split()
+        (watchdog,) = set(children) - before
+        limit = time.monotonic() + PATIENCE
+        while (held := {os.readlink(link) for link in Path("/proc", watchdog, "fd").iterdir()}) != {"/dev/null"}:  # noqa: PTH115
+            assert time.monotonic() < limit, held
+            time.sleep(0.02)
+    assert os.getsid(int(watchdog)) != os.getsid(0)
+    service.go("resume")
+    watchdogs()
