@@ -78,15 +78,24 @@ def _collections() -> Iterator[Finding]:
     wanted = yaml.safe_load((ROOT / "requirements.yml").read_text(encoding="utf-8")) or {}
     listed = wanted.get("collections") or [] if isinstance(wanted, dict) else []
     named = [str(item.get("name")) if isinstance(item, dict) else str(item) for item in listed]
-    if not named:
+    used = _text_of_project()
+    needed = sorted(name for name in named if f"{name}." in used)
+    if not needed:
+        yield Finding("collections", ok=True, text="none is needed by what this project holds")
         return
     code, output = _ask("ansible-galaxy", "collection", "list", "--format", "json")
     try:
         there = {name for place in json.loads(output or "{}").values() for name in place} if code in {0, 5} else set()
     except ValueError:
         there = set()
-    missing = sorted(set(named) - there)
-    yield Finding("collections", not missing, f"missing: {', '.join(missing)}" if missing else ", ".join(named))
+    missing = sorted(set(needed) - there)
+    yield Finding("collections", not missing, f"missing: {', '.join(missing)}" if missing else ", ".join(needed))
+
+
+def _text_of_project() -> str:
+    """Return everything in which a collection can be used, as one text."""
+    files = (path for place in ("playbooks", "roles", "plugins") for path in (ROOT / place).rglob("*.[py][ym]*"))
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file())
 
 
 def _records() -> Finding:

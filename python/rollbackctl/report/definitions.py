@@ -90,6 +90,7 @@ class Component:
     read_back: str
     seconds: float
     status: str
+    text: str
     estimate: float
     worst: float
     notes: tuple[str, ...]
@@ -183,9 +184,9 @@ class Service:
 
     @property
     def loss_words(self) -> str:
-        """The data-loss statement as one sentence."""
+        """The data-loss statement as one sentence; empty where there is no plan, because then nothing is known."""
         if not self.planned:
-            return "The run ended before its plan, so nothing is known about data that would be lost."
+            return ""
         if self.loss_since:
             return f"What was written after {text.moment(self.loss_since)} is not in the target."
         return "Nothing that was written is lost."

@@ -44,7 +44,7 @@ def render(report: Report) -> str:
         parts += ["## Next", _fenced(report.next)]
     parts += ["## Timeline", _table(("At", "Phase", "Took", "Budget", ""), _timeline(report))]
     for service in report.services:
-        parts += _service(service)
+        parts += _service(service, report.message)
     parts.append(f"Written by rollbackctl {escape(report.version)} from the record of run {code(report.run)}.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -77,17 +77,21 @@ def _timeline(report: Report) -> list[tuple[str, ...]]:
     return rows
 
 
-def _service(service: Service) -> Iterable[str]:
+def _service(service: Service, said: str) -> Iterable[str]:
     yield f"## {escape(service.name)}: {escape(service.meaning)}"
-    yield escape(service.message)
+    yield escape(service.message) if service.message != said else ""
     if service.problems:
         yield "### What went wrong"
         yield _list(escape(problem) for problem in service.problems)
-    if service.components:
+    if service.components and not service.planned:
+        yield "### Components"
+        yield _list(f"{escape(item.name)}: {escape(item.read_back or item.text)}" for item in service.components)
+    elif service.components:
         yield "### What was read back"
         yield _table(("Component", "Layer", "Was", "Target", "Read back"), map(_component, service.components))
-    yield "### Data"
-    yield escape(service.loss_words)
+    if service.planned:
+        yield "### Data"
+        yield escape(service.loss_words)
     yield _list(escape(loss) for loss in service.loss)
     rows = [
         (escape(loss.component), escape(loss.table), f"{loss.only_live:,}", f"{loss.only_target:,}", f"{loss.differ:,}")

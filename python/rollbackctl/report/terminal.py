@@ -46,9 +46,11 @@ def _parts(report: Report) -> Iterator[RenderableType]:
 
 def _timeline(timeline: Timeline) -> Table:
     table = Table(box=None, padding=(0, 1), show_header=False)
-    table.add_column(justify="left", no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
+    names = max((len(bar.label) + 2 * inner for top in timeline.bars for inner, bar in _with_level(top)), default=0)
+    notes = max((len(bar.note) for bar in timeline.bars), default=0)
+    table.add_column(min_width=min(names, 24), no_wrap=True)
+    table.add_column(min_width=_BAR_CELLS, no_wrap=True)
+    table.add_column(min_width=notes, justify="right", no_wrap=True)
     table.add_column(style="dim", overflow="ellipsis", no_wrap=True)
     for bar in timeline.bars:
         table.add_row(Text(bar.label), _cells(bar), Text(bar.note), Text(_remark(bar)))
@@ -56,6 +58,11 @@ def _timeline(timeline: Timeline) -> Table:
             row = (Text(f"  {step.label}", "dim"), _cells(step, "▪"), Text(text.duration(step.seconds), "dim"))
             table.add_row(*row, Text(step.text))
     return table
+
+
+def _with_level(bar: Bar) -> Iterator[tuple[int, Bar]]:
+    yield 0, bar
+    yield from ((1, step) for step in bar.inner)
 
 
 def _remark(bar: Bar) -> str:
@@ -75,7 +82,12 @@ def _service(service: Service) -> Iterator[RenderableType]:
     yield Text.assemble((service.name, "bold"), ": ", (service.meaning, STYLES[service.tone]))
     for problem in service.problems:
         yield Padding(Text(problem, "red"), (0, 0, 0, 2))
-    if service.components:
+    if service.components and not service.planned:
+        table = Table(box=None, padding=(0, 1), show_header=False)
+        for item in service.components:
+            table.add_row(Text(item.name), Text(item.read_back or item.text))
+        yield table
+    elif service.components:
         table = Table(box=None, padding=(0, 1))
         for head in ("component", "was", "target", "read back"):
             table.add_column(head, header_style="dim", overflow="fold")
@@ -95,7 +107,8 @@ def _service(service: Service) -> Iterator[RenderableType]:
 
 def _data(service: Service) -> Iterator[RenderableType]:
     style = "bold yellow" if service.loss_since else ""
-    yield Text(f" {service.loss_words}", style)
+    if service.planned:
+        yield Text(f" {service.loss_words}", style)
     for loss in service.loss:
         yield Text(f" {loss}", style)
     for kept in service.set_aside:

@@ -116,7 +116,7 @@ def test_loss() -> None:
     service = parse(samples.record()).services[0]
     assert service.loss_words == "What was written after 21 Nov 2026, 09:12:40 UTC is not in the target."
     assert [(row.table, row.only_live) for row in service.loss_tables] == [("orders", 412), ("customers", 3)]
-    assert parse(samples.refused()).services[0].loss_words != "Nothing that was written is lost."
+    assert not parse(samples.refused()).services[0].loss_words
 
 
 @pytest.mark.parametrize(
