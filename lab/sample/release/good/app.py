@@ -135,6 +135,10 @@ def main() -> None:
     Shop.static = Path(options.static)
     ThreadingHTTPServer.daemon_threads = True
     ThreadingHTTPServer.request_queue_size = 128
+    # As a pool does: one connection stays open, so SQLite does not tidy up the WAL after each request.
+    kept = [sqlite3.connect(path) for path in options.databases]
+    for connection in kept:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     with ThreadingHTTPServer(("127.0.0.1", options.port), Shop) as server:
         log.info("version %s listens", VERSION)
         server.serve_forever()
