@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The fence: opened only when the service is wholly old or wholly new, by the run or by the watchdog that outlives it."""
+"""The fence: opened only on a service that is wholly old or wholly new, by the run or the watchdog that outlives it."""
 
 from __future__ import annotations
 

@@ -15,16 +15,17 @@ from ansible.module_utils.rollbackctl.plan import Plan, Proposal, Request, combi
 from tests.unit.module_utils.engine_parts import RUN, SINCE
 
 REQUEST = Request(run=RUN, kind="rollback", level=3, service="shop", created="2026-11-21T09:30:15Z")
-
 FENCED = replace(REQUEST, fences=True)
 
 
 def proposal(name: str, layer: str = "application", **more: Any) -> Proposal:
-    found = {
+    values: dict[str, Any] = {
         "live": Version({"commit": "bad"}, "commit bad"),
         "target": Version({"commit": "good"}, "commit good"),
-    } | more
-    return Proposal(name=name, role="text", layer=layer, **({"finding": Finding()} | found))
+        "finding": Finding(),
+        **more,
+    }
+    return Proposal(name=name, role="text", layer=layer, **values)
 
 
 def schema(*, reversible: bool = True, lossless: bool = True, problems: tuple[str, ...] = (), **more: Any) -> Proposal:
