@@ -61,7 +61,7 @@ def look(order: Order, *, check: bool = True) -> tuple[Record | None, Result]:
     folder = Path(tempfile.mkdtemp(prefix="rollbackctl-look-"))
     try:
         request = replace(_request(order), check=check, environment={"ROLLBACKCTL_RECORDS": str(folder)})
-        with progress.shown(stderr()) as listener:
+        with progress.shown(stderr(), only_looking=True) as listener:
             result = run_playbook(request, listener)
         return records.of_process(result.pid, folder), result
     finally:

@@ -17,6 +17,8 @@ from . import records
 from .report import text
 from .runner import Event
 
+LOOKING = frozenset({"guard", "preflight", "plan", "verify", "status"})
+
 
 class Listener(Protocol):
     """Takes the events of a run."""
@@ -34,10 +36,22 @@ def phase_of(event: Event) -> tuple[str, str] | None:
 
 
 @contextmanager
-def shown(console: Console) -> Iterator[Listener]:
-    """Give a listener that shows a run's progress: a live line in a terminal, one line per step elsewhere."""
+def shown(console: Console, *, only_looking: bool = False) -> Iterator[Listener]:
+    """Give a listener that shows a run's progress: a live line in a terminal, one line per step elsewhere.
+
+    Ansible also begins tasks that it then skips; where a run only looks, the phases that change are not shown.
+    """
+
+    def unless_skipped(listener: Listener) -> Listener:
+        def listen(event: Event) -> None:
+            step = phase_of(event)
+            if step is None or not only_looking or step[0] in LOOKING:
+                listener(event)
+
+        return listen
+
     if not console.is_terminal:
-        yield _Lines(console)
+        yield unless_skipped(_Lines(console))
         return
     columns = (
         SpinnerColumn(),
@@ -47,7 +61,7 @@ def shown(console: Console) -> Iterator[Listener]:
         TextColumn("{task.fields[sentence]}", style="dim", table_column=Column(overflow="ellipsis", no_wrap=True)),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        yield _Live(progress)
+        yield unless_skipped(_Live(progress))
 
 
 class _Lines:

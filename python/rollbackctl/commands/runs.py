@@ -194,7 +194,7 @@ def _show_plan(record: Record, given: dict[str, Any]) -> None:
     report = execute.in_flags(parse(record))
     console = execute.stderr()
     console.print(Text(report.headline, f"bold {terminal.STYLES[report.tone]}"))
-    if report.message and not any(service.problems for service in report.services):
+    if report.message:
         console.print(Text(report.message), soft_wrap=True)
     console.print(terminal.plan(report))
     losses = sorted(service.loss_since for service in report.services if service.loss_since)

@@ -44,7 +44,7 @@ def render(report: Report) -> str:
         parts += ["## Next", _fenced(report.next)]
     parts += ["## Timeline", _table(("At", "Phase", "Took", "Budget", ""), _timeline(report))]
     for service in report.services:
-        parts += _service(service, report.message)
+        parts += _service(service)
     parts.append(f"Written by rollbackctl {escape(report.version)} from the record of run {code(report.run)}.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -77,9 +77,9 @@ def _timeline(report: Report) -> list[tuple[str, ...]]:
     return rows
 
 
-def _service(service: Service, said: str) -> Iterable[str]:
+def _service(service: Service) -> Iterable[str]:
     yield f"## {escape(service.name)}: {escape(service.meaning)}"
-    yield escape(service.message) if service.message != said else ""
+    yield escape(service.message)
     if service.problems:
         yield "### What went wrong"
         yield _list(escape(problem) for problem in service.problems)

@@ -35,7 +35,10 @@ def parse(record: Mapping[str, Any]) -> Report:
     """Return the report of a run record; a damaged record gives a report with gaps, never an exception."""
     outcome = _word(record.get("outcome"))
     found = _map(record.get("services"))
-    services = tuple(_service(str(name), _map(service), outcome) for name, service in found.items())
+    message = _message(record, outcome)
+    services = tuple(
+        _without_repeats(_service(str(name), _map(service), outcome), message) for name, service in found.items()
+    )
     budget = Budget(
         allowed=text.number(record.get("budget_seconds")),
         taken=_taken(record),
@@ -52,7 +55,7 @@ def parse(record: Mapping[str, Any]) -> Report:
         outcome=outcome,
         tone=tone,
         headline=_headline(outcome, check_mode=check_mode, over=budget.over),
-        message=_message(record, outcome),
+        message=message,
         next=_next(record, outcome),
         reason=text.line(record.get("reason")),
         operator=text.line(record.get("operator")),
@@ -98,7 +101,10 @@ def _title(record: Mapping[str, Any], services: Iterable[str]) -> str:
 def _message(found: Mapping[str, Any], outcome: str) -> str:
     """Return the message, unless it says nothing that the headline does not."""
     message = text.block(found.get("message"))
-    return "" if message.strip(" .").lower() == words.MEANINGS[outcome].lower() else message
+    if message.strip(" .").lower() == words.MEANINGS[outcome].lower():
+        return ""
+    shorter = message.removeprefix("Refused, nothing was changed: ")
+    return shorter[:1].upper() + shorter[1:]
 
 
 def _next(record: Mapping[str, Any], outcome: str) -> str:
@@ -228,6 +234,12 @@ def _service(name: str, found: Mapping[str, Any], of_run: str) -> Service:
         quarantined=text.line(found.get("quarantined")),
         problems=tuple(text.block(item) for item in found.get("problems") or () if item),
     )
+
+
+def _without_repeats(service: Service, said: str) -> Service:
+    """Leave out of a service what the message of the run says already."""
+    problems = tuple(problem for problem in service.problems if problem.lower() not in said.lower())
+    return replace(service, message="" if service.message == said else service.message, problems=problems)
 
 
 def _component(name: str, entry: Mapping[str, Any], steps: Iterable[Mapping[str, Any]]) -> Component:

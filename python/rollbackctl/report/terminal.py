@@ -17,6 +17,9 @@ from .definitions import Bar, Report, Service, Timeline
 STYLES = {"good": "green", "calm": "blue", "warn": "yellow", "bad": "red"}
 _STATES = {"ok": Text("✓", "green"), "failed": Text("✗", "red"), "unverified": Text("?", "yellow")}
 _BAR_CELLS = 32
+_BAD = {"failed", "refused"}
+# Steps shorter than this share of the run, in percent, are in the page only.
+_WORTH_A_LINE = 3
 
 
 def render(report: Report) -> RenderableType:
@@ -46,34 +49,25 @@ def _parts(report: Report) -> Iterator[RenderableType]:
 
 def _timeline(timeline: Timeline) -> Table:
     table = Table(box=None, padding=(0, 1), show_header=False)
-    names = max((len(bar.label) + 2 * inner for top in timeline.bars for inner, bar in _with_level(top)), default=0)
-    notes = max((len(bar.note) for bar in timeline.bars), default=0)
-    table.add_column(min_width=min(names, 24), no_wrap=True)
-    table.add_column(min_width=_BAR_CELLS, no_wrap=True)
-    table.add_column(min_width=notes, justify="right", no_wrap=True)
-    table.add_column(style="dim", overflow="ellipsis", no_wrap=True)
+    for justify in ("left", "left", "right", "left"):
+        table.add_column(justify=justify, no_wrap=True)
     for bar in timeline.bars:
-        table.add_row(Text(bar.label), _cells(bar), Text(bar.note), Text(_remark(bar)))
-        for step in bar.inner:
+        table.add_row(Text(bar.label), _cells(bar), Text(bar.note), Text(_remark(bar), "yellow"))
+        for step in (step for step in bar.inner if step.width >= _WORTH_A_LINE or step.status in _BAD):
             row = (Text(f"  {step.label}", "dim"), _cells(step, "▪"), Text(text.duration(step.seconds), "dim"))
-            table.add_row(*row, Text(step.text))
+            table.add_row(*row, Text(_remark(step), "yellow"))
     return table
-
-
-def _with_level(bar: Bar) -> Iterator[tuple[int, Bar]]:
-    yield 0, bar
-    yield from ((1, step) for step in bar.inner)
 
 
 def _remark(bar: Bar) -> str:
     over = ["over its budget"] if bar.over else []
-    return ", ".join([bar.status] * (bar.status != "ok") + over)
+    return ", ".join([bar.status] * (bar.status not in {"ok", "changed", "already"}) + over)
 
 
 def _cells(bar: Bar, glyph: str = "█") -> Text:
     start = min(_BAR_CELLS - 1, round(bar.left * _BAR_CELLS / 100))
     length = min(_BAR_CELLS - start, max(1, round(bar.width * _BAR_CELLS / 100)))
-    bad = bar.status in {"failed", "refused"}
+    bad = bar.status in _BAD
     style = "red" if bad else ("yellow" if bar.over else ("cyan" if glyph == "█" else "blue"))
     return Text(" " * start + glyph * length + " " * (_BAR_CELLS - start - length), style)
 

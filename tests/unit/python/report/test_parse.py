@@ -51,6 +51,15 @@ def test_a_service_whose_part_did_not_end_is_interrupted_with_the_run() -> None:
     assert parse(samples.record(services={"shop": cut})).services[0].outcome == "unknown"
 
 
+def test_what_the_run_says_its_service_does_not_repeat() -> None:
+    said = "Refused, nothing was changed: the disk is full; no backup"
+    twice = samples.service(message=said, outcome="refused", problems=["the disk is full", "another"])
+    report = parse(samples.refused() | {"message": said, "services": {"shop": twice}})
+    assert report.message == "The disk is full; no backup"
+    assert report.services[0].message == ""
+    assert report.services[0].problems == ("another",)
+
+
 def test_a_run_that_was_cut_off_says_how_to_go_on_and_how_far_it_came() -> None:
     report = parse(samples.interrupted() | {"next": "", "seconds": 0})
     assert report.next == "rollbackctl resume rb-20261121-093015-4f2a"
