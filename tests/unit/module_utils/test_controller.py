@@ -270,6 +270,6 @@ def test_times_become_text_in_utc(value: object, text: str) -> None:
 
 
 def test_json_values_stay_as_they_are() -> None:
-    value = {"a": [1, 2.5, None, True, "Größe", {"b": {}}]}
+    value: dict[str, Any] = {"a": [1, 2.5, None, True, "Größe", {"b": {}}]}
     assert plain(value) == value
     assert json.loads(json.dumps(plain(value))) == value

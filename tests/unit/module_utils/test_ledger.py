@@ -101,7 +101,7 @@ def test_a_named_one_may_be_a_candidate(store: DirectoryStore) -> None:
 
 
 def test_one_that_does_not_exist_is_refused_with_those_that_do(store: DirectoryStore) -> None:
-    with pytest.raises(Refused, match="Known: none. Nothing was changed"):
+    with pytest.raises(Refused, match=r"Known: none\. Nothing was changed"):
         choose_checkpoint(store, "cp-1")
     put(store, "cp-2", SINCE)
     with pytest.raises(Refused, match=r"Known: cp-2 \(proven\)"):
