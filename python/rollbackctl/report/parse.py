@@ -104,7 +104,7 @@ def _message(found: Mapping[str, Any], outcome: str) -> str:
     if message.strip(" .").lower() == words.MEANINGS[outcome].lower():
         return ""
     shorter = message.removeprefix("Refused, nothing was changed: ")
-    return shorter[:1].upper() + shorter[1:]
+    return message if shorter == message else shorter[:1].upper() + shorter[1:]
 
 
 def _next(record: Mapping[str, Any], outcome: str) -> str:
