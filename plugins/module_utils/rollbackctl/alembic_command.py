@@ -29,16 +29,20 @@ _TAIL = 1200  # characters of a command's own words in a message
 # Ends alembic when the module is killed: a migration must not go on while a resumed run starts another one (prctl(2),
 # PR_SET_PDEATHSIG = 1). In a container there is no such parent, and the line does nothing.
 _START = """\
-import ctypes, os, signal, sys
+import ctypes, json, os, signal, sys
 try:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
 except (OSError, AttributeError):
     pass
-if os.getppid() != int(sys.argv.pop(1)):
+if os.getppid() != int(sys.argv[1]):
     raise SystemExit("the process that started alembic is gone")
 from alembic.config import main
-main(sys.argv[1:], prog="alembic")
+for arguments in json.loads(sys.argv[2]):
+    main(arguments, prog="alembic")
+    print("\\x1e", flush=True)
 """
+# What stands after the output of each command that succeeded.
+_ENDED = "\x1e\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,13 +127,16 @@ class Command:
                 "Set the component's 'python' to the interpreter of the environment that has the project's alembic.",
             )
 
-    def alembic(self, arguments: Sequence[str], more: Mapping[str, str] | None = None) -> Ended:
-        """Run one alembic command in the project; more: further environment variables.
+    def alembic(self, *commands: Sequence[str], more: Mapping[str, str] | None = None) -> tuple[Ended, list[str]]:
+        """Run alembic commands in the project, in one process until one fails: each start takes half a second.
 
+        :param more: further environment variables.
+        :returns: how it ended, and the output of each command that succeeded.
         :raises DeadlineExceeded: when it took longer than the component's timeout; it was killed then.
         """
-        start = [*self.prefix, "-c", _START, str(os.getpid()), "-c", self.config, *arguments]
-        return self.run(start, more=more)
+        words = json.dumps([["-c", self.config, *arguments] for arguments in commands])
+        ended = self.run([*self.prefix, "-c", _START, str(os.getpid()), words], more=more)
+        return ended, ended.output.split(_ENDED)[:-1]
 
     def run(
         self,

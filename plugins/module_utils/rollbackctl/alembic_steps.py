@@ -82,10 +82,10 @@ class Walker:
         orphans = copy.orphans()
         more = {str(self.options["url_environment"]): copy.url()}
         try:
-            for arrival in arrivals:
-                failpoint("rollback_alembic.step.before")
-                self._alembic(arrival, copy, more, forward=forward)
-                failpoint("rollback_alembic.step.after")
+            failpoint("rollback_alembic.step.before")
+            # All steps at once: the copy is thrown away unless it ends where it should.
+            self._alembic(arrivals[-1], copy, more, forward=forward)
+            failpoint("rollback_alembic.step.after")
             problem = copy.damage()
             if not problem and copy.orphans() > orphans:
                 problem = f"{copy.orphans() - orphans} rows would point to rows that no longer exist"
@@ -140,7 +140,7 @@ class Walker:
 
     def _alembic(self, arrival: str, database: SqliteDatabase, more: Mapping[str, str], *, forward: bool) -> None:
         verb = "upgrade" if forward else "downgrade"
-        ended = self.command.alembic([verb, arrival], more)
+        ended, _ = self.command.alembic([verb, arrival], more=more)
         if ended.code != 0:
             raise StepFailed(f"{self.name}: 'alembic {verb} {arrival}' failed (exit {ended.code}): {ended.tail}.")
         reading = database.revisions()

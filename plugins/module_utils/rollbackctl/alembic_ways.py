@@ -126,10 +126,12 @@ def rehearse(command: Command, options: Mapping[str, Any], database: SqliteDatab
     variable = str(options.get("url_environment") or "")
     probe = {variable: "sqlite://"} if variable else {}  # an empty database in memory
     problems = []
-    current = command.alembic(["current"], probe)
-    shown = {line.split(" ")[0] for line in current.output.splitlines()}
-    if current.code != 0:
-        problems.append(f"{command.name}: 'alembic current' failed (exit {current.code}): {current.tail}.")
+    verb = UP if way.steps.forward else DOWN
+    render = [verb, f"{here}:{way.steps.arrivals[-1]}", "--sql"]
+    ended, outputs = command.alembic(["current"], render, more=probe)
+    shown = {line.split(" ")[0] for line in outputs[0].splitlines()} if outputs else set()
+    if not outputs:
+        problems.append(f"{command.name}: 'alembic current' failed (exit {ended.code}): {ended.tail}.")
     elif variable and here in shown:
         problems.append(
             f"{command.name}: env.py does not take the database's address from {variable}: given another address it "
@@ -142,9 +144,7 @@ def rehearse(command: Command, options: Mapping[str, Any], database: SqliteDatab
         )
     if problems:
         return Rehearsal(tuple(problems), (), "")
-    verb = UP if way.steps.forward else DOWN
-    rendered = command.alembic([verb, f"{here}:{way.steps.arrivals[-1]}", "--sql"], probe)
-    if rendered.code == 0:
-        return Rehearsal((), (), command.redacted(rendered.output)[:_SQL_SHOWN])
+    if len(outputs) > 1:
+        return Rehearsal((), (), command.redacted(outputs[1])[:_SQL_SHOWN])
     note = "the SQL cannot be shown beforehand: a migration has to look at the database first (batch mode)"
     return Rehearsal((), (note,), "")
