@@ -23,7 +23,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this file is started by its path
 
-from lab.sample.build import ABOUT, MIGRATIONS, Sample, connect, create, git, inventory_of, load
+from lab.sample.build import MIGRATIONS, Sample, create, inventory_of, load
+from lab.sample.proof import Drill, Look
 
 
 def backups(sample: Sample) -> list[Path]:

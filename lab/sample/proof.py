@@ -20,7 +20,7 @@ class Look:
     """What one service was made of at one moment.
 
     parts: a digest by part, Sample.inspect(); orders: by database's name and order's number, the order's columns.
-    commit, tree: of git, in the server's checkout. health: status and version that /health said; 0 when nothing answered.
+    commit, tree: of git, in the server's checkout. health: status and version that /health said; status 0 is no answer.
     """
 
     parts: dict[str, Any]
@@ -83,8 +83,8 @@ class Drill:
         found = [json.loads(path.read_text(encoding="utf-8")) for path in (self.root / "records").glob("rb-*.json")]
         return sorted(found, key=lambda record: str(record["run"]))
 
-    def outcomes(self, playbook: str) -> list[str]:
-        """Return the outcomes of a playbook's runs, oldest first; plans that were only looked at do not count."""
+    def outcomes(self, playbook: str = "converge.yml") -> list[str]:
+        """Return the outcomes of a playbook's runs, oldest first, mere plans left out; converge.yml is the drill's."""
         mine = [one for one in self.records() if one["playbook"] == playbook and not one["check_mode"]]
         return [str(record["outcome"]) for record in mine]
 
