@@ -128,13 +128,14 @@ class Change:
         expected = {str(self.target.artefacts.get("onto", head))}
         if before:
             expected = {before.parent, before.commit or before.parent}
-        known = {tree, *(history.tree_of(self.git, commit) for commit in expected if self.git.has(commit))}
         there = history.tree_of(self.git, head)
-        if head not in expected and there not in known:
-            raise self.branch.somebody_pushed(head)
+        if head not in expected:
+            known = {tree, *(history.tree_of(self.git, commit) for commit in expected if self.git.has(commit))}
+            if there not in known:
+                raise self.branch.somebody_pushed(head)
         files = {str(self.target.identity.get("work_tree", tree)), *(before.files if before else ())}
         if self.checkout:
-            files.add(self.checkout.read().tree)
+            files.add(self.checkout.standing().tree)
         return Order(
             tree=tree,
             parent=head,
@@ -145,15 +146,6 @@ class Change:
         ).keep(self.work)
 
     def _commit(self, order: Order) -> Order:
-        if self.git.ask("cat-file", "-e", f"{order.tree}^{{tree}}", writing=True).code != 0:
-            recipe = self.target.artefacts.get("recipe") or {
-                "method": "restore",
-                "good": self.target.artefacts["commit"],
-            }
-            if recipe["method"] == "restore":
-                self.branch.have(str(recipe["good"]))
-            if tree_from(self.branch, recipe, writing=True) != order.tree:
-                raise StepFailed(f"{self.branch.name}: the tree of the plan cannot be made again. Nothing was changed.")
         failpoint("rollback_git.commit.before")
         message = (
             f"Roll {self.branch.branch} back to {self.target.text}\n\n{self.place.reason or 'No reason was given.'}\n\n"
@@ -162,9 +154,20 @@ class Change:
         )
         stamp = f"@{int(parse_time(order.date).timestamp())} +0000"
         dates = {"GIT_AUTHOR_DATE": stamp, "GIT_COMMITTER_DATE": stamp}
-        commit = self.git.write("commit-tree", order.tree, "-p", order.parent, stdin=message, env=dates)
+        call = ("commit-tree", order.tree, "-p", order.parent)
+        answer = self.git.ask(*call, stdin=message, env=dates, writing=True)
+        if answer.code != 0:  # the tree was seen in the quarantine only
+            self._make_tree(order.tree)
+            answer = Answer(0, self.git.write(*call, stdin=message, env=dates), "")
         failpoint("rollback_git.commit.after")
-        return dataclasses.replace(order, commit=commit).keep(self.work)
+        return dataclasses.replace(order, commit=answer.out.strip()).keep(self.work)
+
+    def _make_tree(self, tree: str) -> None:
+        recipe = self.target.artefacts.get("recipe") or {"method": "restore", "good": self.target.artefacts["commit"]}
+        if recipe["method"] == "restore":
+            self.branch.have(str(recipe["good"]))
+        if tree_from(self.branch, recipe, writing=True) != tree:
+            raise StepFailed(f"{self.branch.name}: the tree of the plan cannot be made again. Nothing was changed.")
 
     # -- safety mark and push ----------------------------------------------------------------------------------------
 
@@ -178,19 +181,15 @@ class Change:
         if not reference:
             return
         failpoint("rollback_git.safety.before")
-        if not history.peeled(self.git, reference):
-            self.git.write("update-ref", reference, parent, "0" * len(parent))
+        answer = self.git.ask("update-ref", reference, parent, "0" * len(parent), writing=True)
+        if answer.code != 0 and not history.peeled(self.git, reference):
+            raise StepFailed(f"{self.branch.name}: {reference} could not be made: {answer.reason()}")
         failpoint("rollback_git.safety.after")
 
     def _publish(self, order: Order) -> None:
         """Push the commit; whether it arrived is read back, whatever the answer was."""
         branch, safety = self.branch, self._safety()
-        there = history.remote_references(self.git, branch.remote, *filter(None, (branch.reference, safety)))
-        refspecs = [] if there.get(branch.reference) == order.commit else [f"{order.commit}:{branch.reference}"]
-        if safety and safety not in there:
-            refspecs.append(f"{safety}:{safety}")
-        if not refspecs:
-            return
+        refspecs = [f"{order.commit}:{branch.reference}", *([f"{safety}:{safety}"] if safety else [])]
         failpoint("rollback_git.push.before")
         try:
             answer = branch.push(*refspecs)
@@ -240,16 +239,16 @@ class Change:
         if "work_tree" in self.target.identity:
             commit = str(self.target.artefacts["local"])
         with self.checkout.locked():
-            files = self.checkout.read()
+            files = self.checkout.standing()
             if files.on != self.branch.reference or files.tree not in order.files:
                 raise StateOther(
                     f"{self.checkout.top} was moved by somebody else: it is at {files.commit[:12]}, "
                     f"{files.on or 'on no branch'}. Its files were left as they are.",
                     f"Check out {self.branch.branch} as it was, then: rollbackctl resume {self.place.run}",
                 )
-            self.checkout.refuse_foreign(goal, order.files)
+            work = self.checkout.plan(goal, order.files)
             self._move_branch(commit, files.commit)
-            self.checkout.update(goal, order.files)
+            self.checkout.update(work)
 
     def _move_branch(self, commit: str, old: str) -> None:
         if commit == old:

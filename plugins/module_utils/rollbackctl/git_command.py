@@ -216,6 +216,7 @@ class Git:
             for path in (self.aside, os.path.join(self.aside, "objects")):
                 os.chown(path, self.owner.uid, self.owner.gid)
         self._quarantine: dict[str, str] = {}
+        self._seen: set[str] = set()
         asked = (
             "rev-parse",
             "--is-bare-repository",
@@ -312,7 +313,12 @@ class Git:
 
     def has(self, commit: str, *, writing: bool = False) -> bool:
         """Say whether the commit's object is there; with writing, in the repository itself."""
-        return self.ask("cat-file", "-e", f"{commit}^{{commit}}", writing=writing).code == 0
+        if commit in self._seen:
+            return True
+        if self.ask("cat-file", "-e", f"{commit}^{{commit}}", writing=True).code == 0:
+            self._seen.add(commit)
+            return True
+        return not writing and self.ask("cat-file", "-e", f"{commit}^{{commit}}").code == 0
 
     def fetch(self, remote: str, what: str, *, writing: bool = False) -> Answer:
         """Get what (a full reference or commit id) from the remote: objects only, no reference moves."""

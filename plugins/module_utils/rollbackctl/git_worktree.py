@@ -42,6 +42,15 @@ class Reading:
     changed: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What brings a checkout's files to the tree goal: paths to write and paths to delete."""
+
+    goal: str
+    write: tuple[str, ...]
+    delete: tuple[str, ...]
+
+
 class WorkTree:
     """The files and the index of a checkout.
 
@@ -59,15 +68,18 @@ class WorkTree:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
+    def standing(self) -> Reading:
+        """Read which branch and commit the checkout is on, without looking at its files."""
+        asked = ("HEAD^{commit}", "HEAD^{tree}", "--symbolic-full-name", "HEAD")
+        commit, tree, on = self.git.read("rev-parse", *asked).splitlines()
+        return Reading("" if on == "HEAD" else on, commit, tree, ())
+
     def read(self) -> Reading:
         """Read the checkout; a file whose time changed but whose content did not counts as unchanged."""
-        answer = self.git.ask("symbolic-ref", "--quiet", "HEAD")
-        on = answer.out.strip() if answer.code == 0 else ""
-        commit = self.git.read("rev-parse", "--verify", "--end-of-options", "HEAD^{commit}")
-        tree = self.git.read("rev-parse", "--verify", "--end-of-options", f"{commit}^{{tree}}")
+        found = self.standing()
         self._copy_index()
-        staged = self.git.ask("diff-index", "--cached", "--name-only", "-z", tree, env=self._private).names()
-        return Reading(on, commit, tree, tuple(sorted(self.unlike(tree) | set(staged))))
+        staged = self.git.ask("diff-index", "--cached", "--name-only", "-z", found.tree, env=self._private).names()
+        return dataclasses.replace(found, changed=tuple(sorted(self.unlike(found.tree) | set(staged))))
 
     def index_tree(self) -> str:
         """Return the tree that the index holds; empty while a merge is unfinished."""
@@ -97,10 +109,23 @@ class WorkTree:
 
     def foreign(self, goal: str, known: Sequence[str]) -> list[str]:
         """Return the paths that stand in the way of bringing this checkout to goal: no known tree has what is there."""
-        return self._sort(goal, known)[2]
+        return self._sort(goal, known)[1]
 
-    def _sort(self, goal: str, known: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-        """Return paths to write, paths to delete, and paths that hold what nobody knows."""
+    def plan(self, goal: str, known: Sequence[str]) -> Work:
+        """Return what there is to do to bring the files to the tree goal; known: the trees they may hold, also mixed.
+
+        :raises StateOther: some hold what is in none of these trees.
+        """
+        work, foreign = self._sort(goal, known)
+        if foreign:
+            raise StateOther(
+                f"{self.top} has files that somebody else changed: {printable(', '.join(foreign[:10]))}. No file of "
+                "the checkout was changed.",
+                "Commit them or move them away, then resume the run.",
+            )
+        return work
+
+    def _sort(self, goal: str, known: Sequence[str]) -> tuple[Work, list[str]]:
         letters = {tree: self.differences(tree, goal) for tree in dict.fromkeys(known) if tree != goal}
         wrong = self.unlike(goal)
         gone = {path for changes in letters.values() for path, letter in changes.items() if letter == "D"}
@@ -115,7 +140,7 @@ class WorkTree:
 
         foreign = [path for path in sorted(wrong | delete) if not any(holds(tree, path) for tree in letters)]
         foreign += [path for path in sorted(wrong) if path not in foreign and self._is_blocked(path, delete)]
-        return sorted(wrong), sorted(delete), foreign
+        return Work(goal, tuple(sorted(wrong)), tuple(sorted(delete))), foreign
 
     def _is_blocked(self, path: str, delete: set[str]) -> bool:
         """Say whether something that is not ours to delete stands where path or one of its folders must be."""
@@ -158,19 +183,6 @@ class WorkTree:
             found.append(f"{self.top} is a sparse checkout, which cannot be updated here: set `work_tree: leave`.")
         return found
 
-    def refuse_foreign(self, goal: str, known: Sequence[str]) -> None:
-        """Do nothing when the files can be brought to goal.
-
-        :raises StateOther: some hold what is in none of the known trees.
-        """
-        foreign = self.foreign(goal, known)
-        if foreign:
-            raise StateOther(
-                f"{self.top} has files that somebody else changed: {printable(', '.join(foreign[:10]))}. No file of "
-                "the checkout was changed.",
-                "Commit them or move them away, then resume the run.",
-            )
-
     # -- changing ----------------------------------------------------------------------------------------------------
 
     def _is_mine(self) -> bool:
@@ -207,25 +219,20 @@ class WorkTree:
                     os.unlink(self.lock)
                 os.unlink(self.mine)
 
-    def update(self, goal: str, known: Sequence[str]) -> None:
-        """Bring files and index to the tree goal; call it inside `locked`.
-
-        known: the trees that the files may hold now, wholly or mixed.
-
-        Call `refuse_foreign` first.
-        """
-        write, delete, _ = self._sort(goal, known)
-        self.git.read("read-tree", "--reset", goal, env=self._private)
+    def update(self, work: Work) -> None:
+        """Do what `plan` said, and then replace the index; call both inside `locked`."""
+        self._copy_index()
+        self.git.read("read-tree", "--reset", work.goal, env=self._private)
         with self.git.owner.acting():
             shutil.rmtree(self.staged, ignore_errors=True)
             os.mkdir(self.staged, 0o700)
-        names = "".join(f"{path}\0" for path in write)
+        names = "".join(f"{path}\0" for path in work.write)
         self.git.write(
             "checkout-index", "--quiet", "-z", "--stdin", f"--prefix={self.staged}/", stdin=names, env=self._private
         )
         failpoint("rollback_git.files.before")
         with self.git.owner.acting():
-            touched = self._place(write, delete)
+            touched = self._place(work.write, work.delete)
             for folder in touched:
                 if os.path.isdir(folder):
                     sync_directory(Path(folder))

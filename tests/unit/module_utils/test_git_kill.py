@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible.module_utils.rollbackctl.component import BETWEEN, LIVE, OTHER, TARGET, Entry
@@ -15,7 +16,7 @@ from ansible.module_utils.rollbackctl.git import GitDriver
 
 from tests.unit.module_utils.git_lab import Lab, git
 
-OPTIONS = {"work_tree": "update", "deploy": ["sh", "-c", "cp app .git/deployed"]}
+OPTIONS: dict[str, Any] = {"work_tree": "update", "deploy": ["sh", "-c", "cp app .git/deployed"]}
 OLD, NEW = b"v2\n", b"v1\n"
 
 
