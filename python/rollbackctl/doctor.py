@@ -148,7 +148,7 @@ def _inventory(services: Sequence[str], inventories: Sequence[str]) -> Iterator[
         return
     hosts = {host for group in found.values() if isinstance(group, dict) for host in group.get("hosts", ())}
     hosts |= set(found.get("_meta", {}).get("hostvars", {}))
-    yield Finding("inventory", ok=True, text=f"{len(hosts)} hosts")
+    yield Finding("inventory", bool(hosts), f"{len(hosts)} hosts" if len(hosts) != 1 else "1 host")
     for service in services:
         profile = found.get("_meta", {}).get("hostvars", {}).get(service, {})
         if service not in hosts:

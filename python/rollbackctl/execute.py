@@ -93,7 +93,7 @@ def close(record: Record | None, result: Result, *, as_json: bool, keep: bool = 
                 if result.signalled
                 else "ansible-playbook ended before the run"
             )
-            console.print(Text(f"{say}. To go on: rollbackctl resume {report.run}", "bold"), soft_wrap=True)
+            console.print(Text(f"{say}.", "bold"), soft_wrap=True)
             _tail(result)
     raise typer.Exit(report.exit_code)
 

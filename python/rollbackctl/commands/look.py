@@ -202,5 +202,6 @@ def _when(record: Record) -> str:
 def _table(*heads: str) -> Table:
     table = Table(box=None, padding=(0, 1))
     for head in heads:
-        table.add_column(head, header_style="dim", overflow="fold")
+        # A command must be on one line, to be copied.
+        table.add_column(head, header_style="dim", overflow="fold", no_wrap=head in {"what to type", "run", "last run"})
     return table

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.rollbackctl import outcome
+from ansible.module_utils.rollbackctl.record import Record
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # ships no types
 
 from tests.unit.python import samples
@@ -66,3 +67,39 @@ def test_the_schema_knows_the_outcomes_and_exit_codes_of_the_engine(schema: dict
 def test_every_field_is_described_or_named_by_a_choice(schema: dict[str, Any]) -> None:
     undescribed = [name for name, field in schema["properties"].items() if not {"description", "$ref"} & set(field)]
     assert undescribed == []
+
+
+def test_what_the_callback_writes_is_a_record_from_the_first_event_on(schema: dict[str, Any], tmp_path: Path) -> None:
+    facts = {"level": 3, "playbook": "rollback-level3.yml", "check_mode": False, "inventory": ["/i"], "limit": ""}
+    written = Record(run="rb-1", kind="rollback", directory=tmp_path, reason="x", operator="", **facts)
+    step = {
+        "role": "r",
+        "component": "c",
+        "phase": "rollback",
+        "seconds": 0.1,
+        "status": "changed",
+        "text": "",
+        "read_back": "",
+    }
+    events: list[tuple[str, dict[str, Any], bool]] = [
+        ("guard", {}, False),
+        ("rollback", {"rollbackctl": {"steps": [step]}}, False),
+        (
+            "verify",
+            {"rollbackctl": {"checks": [check]}},
+            False,
+        ),
+        ("resume", {"msg": "broken"}, True),
+    ]
+    for phase, result, failed in events:
+        written.begin_phase(phase)
+        written.write()
+        assert problems(schema, json.loads((tmp_path / "rb-1.json").read_text(encoding="utf-8"))) == []
+        written.take("shop", phase, result, failed=failed)
+        written.write()
+        assert problems(schema, json.loads((tmp_path / "rb-1.json").read_text(encoding="utf-8"))) == []
+    written.end()
+    written.write()
+    ended = json.loads((tmp_path / "rb-1.json").read_text(encoding="utf-8"))
+    assert problems(schema, ended) == []
+    assert ended["outcome"] == outcome.UNKNOWN
