@@ -299,6 +299,25 @@ def test_undo_never_throws_away_what_was_written_since(service: Service) -> None
     assert content(service, "db") == GOOD_DB + "row 9\n"
 
 
+def test_undo_that_must_leave_data_alone_leaves_everything_alone(service: Service) -> None:
+    # Old code on new data would be neither old nor new, and would keep the fence closed.
+    rolled_back(service)
+    write(service, "db", GOOD_DB + "row 9\n")
+    assert service.phase("undo")["failed"]
+    assert content(service, "app") == "good\n"
+
+
+def test_undo_of_what_somebody_else_changed_since_leaves_everything_alone(service: Service) -> None:
+    service.components["text"].insert(0, text_component(service.folder, "env", "bad-env\n", "good-env\n"))
+    service.begin(rollback_to={**TO, "env": "good"})
+    service.go("capture", "rollback")
+    write(service, "env", "hotfix\n")
+    result = service.phase("undo")
+    assert result["failed"]
+    assert "Somebody else changed it" in result["msg"]
+    assert (content(service, "env"), content(service, "app")) == ("hotfix\n", "good\n")
+
+
 def test_undo_goes_on_from_half_way(service: Service) -> None:
     rolled_back(service)
     write(service, "app", HALF)

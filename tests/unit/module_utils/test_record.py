@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The run record, grown from what the engine really returns; valid at every moment, because a run may be killed at any."""
+"""The run record, grown from what the engine returns; valid at every moment, because a run may be killed at any."""
 
 from __future__ import annotations
 
