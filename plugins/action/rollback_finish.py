@@ -36,6 +36,8 @@ class ActionModule(RollbackAction):
             asked = {name: self.variable(name) for name in ("rollback_soak_seconds", "rollback_release")}
             ending = self._on_host(run, asked, failed=failed, message=message)
             ending["next"] = ending.get("next") or following
+        if ending["outcome"] == outcome.REFUSED and "othing was changed" not in str(ending["message"]):
+            ending["message"] = f"Refused, nothing was changed: {ending['message']}"
         succeeded = ending["outcome"] in (outcome.DONE, outcome.ALREADY)
         text = _sentence(ending)
         return {"failed": not succeeded, "msg": text, "rollbackctl": {"phase": "finish", "ending": ending}}

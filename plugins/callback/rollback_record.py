@@ -107,10 +107,13 @@ class CallbackModule(CallbackBase):
         self._take(result, failed=True)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:  # noqa: ARG002 - Ansible's signature
-        """End the record."""
+        """End the record. Where no service matched Ansible would end with 0: nothing ran, and that is no success."""
         if self.record is not None:
             self.record.end()
             self.record.write()
+            if not self.record.document["services"]:
+                sys.stderr.write(self.record.document["message"] + "\n")
+                raise SystemExit(REFUSED_EXIT)
 
     def _take(self, result: Any, *, failed: bool) -> None:
         if self.record is None:

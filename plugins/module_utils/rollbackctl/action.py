@@ -90,8 +90,9 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
         except AnsibleError as error:
             return {"failed": True, "msg": f"{module} could not be run on the host: {error}"}
         result.pop("invocation", None)
-        if result.get("failed") and "rollbackctl" not in result:
-            detail = str(result.get("module_stderr") or result.get("exception") or "").strip().splitlines()
+        if result.get("failed") and "rollbackctl" not in result and "next_step" not in result:
+            # Not a refusal of ours: the module broke, or Python is missing there. Its last line says which.
+            detail = str(result.get("module_stderr") or "").strip().splitlines()
             result["msg"] = f"{result.get('msg', module + ' failed')}" + (f" ({detail[-1][:300]})" if detail else "")
         return dict(result)
 

@@ -20,6 +20,7 @@ from .store import host_name
 SCHEMA = 1
 VERSION = "0.1.0"
 RECORDS_VARIABLE = "ROLLBACKCTL_RECORDS"
+NO_SERVICE = "Refused, nothing was changed: no service was named, or none matched, so nothing ran."
 
 
 def records_directory(*, dry: bool) -> Path | None:
@@ -128,7 +129,10 @@ class Record:
         """End the record of a run that was refused before any service was known."""
         word = outcome.REFUSED
         self.document.update(
-            outcome=word, exit_code=outcome.EXIT_CODES[word], message=printable("; ".join(problems)), ended=now()
+            outcome=word,
+            exit_code=outcome.EXIT_CODES[word],
+            message=printable("Refused, nothing was changed: " + "; ".join(problems)),
+            ended=now(),
         )
 
     def end(self) -> None:
@@ -149,7 +153,7 @@ class Record:
         document["exit_code"] = outcome.exit_code(
             word, over_strict_budget=document["over_budget"] and document["strict_budget"]
         )
-        document["message"] = chosen["message"] if chosen else "No service was named, or none matched: nothing ran."
+        document["message"] = chosen["message"] if chosen else NO_SERVICE
         document["next"] = chosen["next"] if chosen else "Name a service: --limit SERVICE"
         document["overhead_seconds"] = round(document["seconds"] - document["component_seconds"], 3)
 
