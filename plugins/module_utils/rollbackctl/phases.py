@@ -137,7 +137,9 @@ def _propose(work: Work, driver: Driver, began: float) -> None:
         target = driver.resolve(want)
         finding = driver.check(live, target)
         problems += finding.problems
-    except (RollbackError, OSError) as error:
+    except RollbackError as error:
+        problems.append(f"{error.message} {error.next_step}".strip())
+    except OSError as error:
         problems.append(str(error))
     already = live is not None and target is not None and driver.matches(live, target, exact=True)
     proposal = Proposal(
