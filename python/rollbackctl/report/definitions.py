@@ -88,6 +88,7 @@ class Component:
     target: str
     action: str
     read_back: str
+    proven: bool
     seconds: float
     status: str
     text: str

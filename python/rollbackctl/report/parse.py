@@ -28,6 +28,7 @@ _TONES = {
     words.UNKNOWN: "bad",
     words.INTERRUPTED: "bad",
 }
+_HELD = {"ok", "changed", "already"}
 _LEVELS = {1: "application", 2: "application and configuration", 3: "application, configuration and data"}
 
 
@@ -221,7 +222,7 @@ def _service(name: str, found: Mapping[str, Any], of_run: str) -> Service:
         plan_hash=text.line(plan.get("hash")),
         estimate=text.number(plan.get("seconds")),
         worst=text.number(plan.get("worst_seconds")),
-        components=tuple(_component(name, planned.get(name, {}), steps) for name in every),
+        components=tuple(_component(name, planned.get(name, {}), steps, of_service=outcome) for name in every),
         loss_since=text.line(plan.get("data_loss_since")),
         loss=tuple(text.line(loss.get("text")) for _, loss in losses if loss.get("text")),
         loss_tables=tuple(_table_loss(name, table) for name, loss in losses for table in _tables(loss)),
@@ -242,9 +243,13 @@ def _without_repeats(service: Service, said: str) -> Service:
     return replace(service, message="" if service.message == said else service.message, problems=problems)
 
 
-def _component(name: str, entry: Mapping[str, Any], steps: Iterable[Mapping[str, Any]]) -> Component:
+def _component(
+    name: str, entry: Mapping[str, Any], steps: Iterable[Mapping[str, Any]], *, of_service: str
+) -> Component:
     mine = [step for step in steps if text.line(step.get("component")) == name]
-    read = [text.line(step.get("read_back")) for step in mine if step.get("read_back")]
+    readings = [step for step in mine if step.get("read_back")]
+    # That something was read back is no proof: it may read as something else.
+    held = bool(readings) and readings[-1].get("status") in _HELD and of_service in {words.DONE, words.ALREADY}
     finding = _map(entry.get("finding"))
     return Component(
         name=name,
@@ -253,7 +258,8 @@ def _component(name: str, entry: Mapping[str, Any], steps: Iterable[Mapping[str,
         live=text.line(_map(entry.get("live")).get("text")),
         target=text.line(_map(entry.get("target")).get("text")),
         action=text.line(entry.get("action")),
-        read_back=read[-1] if read else "",
+        read_back=text.line(readings[-1].get("read_back")) if readings else "",
+        proven=held,
         seconds=sum(text.number(step.get("seconds")) for step in mine),
         status=text.line(mine[-1].get("status")) if mine else "",
         text=text.line(mine[-1].get("text")) if mine else "",

@@ -72,23 +72,12 @@ def test_every_field_is_described_or_named_by_a_choice(schema: dict[str, Any]) -
 def test_what_the_callback_writes_is_a_record_from_the_first_event_on(schema: dict[str, Any], tmp_path: Path) -> None:
     facts = {"level": 3, "playbook": "rollback-level3.yml", "check_mode": False, "inventory": ["/i"], "limit": ""}
     written = Record(run="rb-1", kind="rollback", directory=tmp_path, reason="x", operator="", **facts)
-    step = {
-        "role": "r",
-        "component": "c",
-        "phase": "rollback",
-        "seconds": 0.1,
-        "status": "changed",
-        "text": "",
-        "read_back": "",
-    }
+    step = {name: value for name, value in samples.step("rollback", "shop-db", 0, 0.1).items() if name != "offset"}
+    check = {name: value for name, value in samples.check("health", "inside").items() if name != "phase"}
     events: list[tuple[str, dict[str, Any], bool]] = [
         ("guard", {}, False),
         ("rollback", {"rollbackctl": {"steps": [step]}}, False),
-        (
-            "verify",
-            {"rollbackctl": {"checks": [check]}},
-            False,
-        ),
+        ("verify", {"rollbackctl": {"checks": [check]}}, False),
         ("resume", {"msg": "broken"}, True),
     ]
     for phase, result, failed in events:

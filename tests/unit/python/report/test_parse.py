@@ -26,6 +26,17 @@ def test_read_back_is_what_was_read_last() -> None:
     assert component.seconds == pytest.approx(0.21 + 1.18 + 0.34 + 0.11)
 
 
+def test_what_was_read_back_is_proof_only_where_the_service_is_done() -> None:
+    def proven(**fields: Any) -> list[bool]:
+        report = parse(samples.record(services={"shop": samples.service(**fields)}))
+        return [component.proven for component in report.services[0].components]
+
+    assert proven() == [True, True, True, True]
+    assert proven(outcome="restored") == [False, False, False, False]
+    bad = samples.step("verify", "shop-db", 5.7, 0.1, status="failed", read_back="18,204 rows")
+    assert proven(steps=[*samples.service()["steps"], bad]) == [False, True, True, True]
+
+
 def test_a_component_without_a_read_back_does_not_get_one() -> None:
     assert parse(samples.refused()).services[0].components[0].read_back == ""
 
