@@ -5,8 +5,8 @@ All services of a drill are below one folder, the root. There are also:
 
 hosts.yml           the inventory of all of them, written again with each new one
 looks/NAME.json     what `look --as NAME` saw of each service (lab/sample/proof.py)
-data-loss-since     what `accept` found in the plan of the newest run
-run                 the id of the newest run, the same way
+NAME.run            the newest run's id, written by `note --as NAME`
+NAME.since          since when data would be lost, as that run's plan says
 """
 
 from __future__ import annotations
@@ -43,7 +43,19 @@ def main(words: Sequence[str] | None = None) -> int:
 def _create(options: argparse.Namespace) -> None:
     create(options.root, name=options.name, databases=options.database, orders=50).start()
     everyone = inventory_of(Drill(options.root).services())
+    if options.staged:
+        health = [sys.executable, str(Path(__file__).resolve()), "--root", str(options.root), "healthy"]
+        for service in everyone["all"]["hosts"].values():
+            for component in service["rollback_alembic"]:
+                component.update(staged=True, health=health)
     (options.root / "hosts.yml").write_text(yaml.safe_dump(everyone, sort_keys=False), encoding="utf-8")
+
+
+def _healthy(options: argparse.Namespace) -> None:
+    for sample in Drill(options.root).services():
+        status, answer = sample.get("/health")
+        if status != 200:
+            raise SystemExit(f"{sample.name} is not well: {status} {answer}")
 
 
 def _order(options: argparse.Namespace) -> None:
@@ -67,12 +79,13 @@ def _deploy_bad(options: argparse.Namespace) -> None:
         )
 
 
-def _accept(options: argparse.Namespace) -> None:
+def _note(options: argparse.Namespace) -> None:
     newest = Drill(options.root).records()[-1]
-    since = [service["plan"]["data_loss_since"] for service in newest["services"].values() if service["plan"]]
+    plans = [service["plan"] for service in newest["services"].values() if service["plan"]]
     # One time is accepted for all services: the earliest.
-    (options.root / "data-loss-since").write_text(min(filter(None, since), default=""), encoding="ascii")
-    (options.root / "run").write_text(newest["run"], encoding="ascii")
+    since = min((plan["data_loss_since"] for plan in plans if plan["data_loss_since"]), default="")
+    (options.root / f"{options.label}.since").write_text(since, encoding="ascii")
+    (options.root / f"{options.label}.run").write_text(newest["run"], encoding="ascii")
 
 
 def _damage_backup(options: argparse.Namespace) -> None:
@@ -100,7 +113,8 @@ _COMMANDS = {
     "order": _order,
     "look": _look,
     "deploy-bad": _deploy_bad,
-    "accept": _accept,
+    "note": _note,
+    "healthy": _healthy,
     "damage-backup": _damage_backup,
     "repair-backup": _repair_backup,
     "remove": _remove,
@@ -113,6 +127,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     made = commands.add_parser("create", help="make a healthy service and start it")
     made.add_argument("--name", required=True)
+    made.add_argument("--staged", action="store_true", help="schema steps one at a time, each followed by `healthy`")
     made.add_argument("--database", action="append", default=[], help="a database's name; one for each")
     ordered = commands.add_parser("order", help="order as users do, from every service")
     ordered.add_argument("customers", nargs="+")
@@ -122,7 +137,9 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     for part in ("code", "settings", "files"):
         bad.add_argument(f"--{part}", action="store_true")
     bad.add_argument("--migration", choices=sorted(MIGRATIONS), default="")
-    commands.add_parser("accept", help="write down the newest run's id and what its plan says would be lost")
+    noted = commands.add_parser("note", help="write down the newest run's id, and since when its plan would lose data")
+    noted.add_argument("--as", dest="label", required=True)
+    commands.add_parser("healthy", help="end with 1 unless every service says that it is well")
     for name in ("damage-backup", "repair-backup"):
         commands.add_parser(name, help="cut a service's backups short, or undo that").add_argument(
             "--name", required=True

@@ -6,6 +6,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
+import sqlite3
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +86,13 @@ class Drill:
         found = [json.loads(path.read_text(encoding="utf-8")) for path in (self.root / "records").glob("rb-*.json")]
         return sorted(found, key=lambda record: str(record["run"]))
 
-    def outcomes(self, playbook: str = "converge.yml") -> list[str]:
-        """Return the outcomes of a playbook's runs, oldest first, mere plans left out; converge.yml is the drill's."""
+    def outcomes(self, playbook: str = "converge.yml", name: str = "shop") -> list[str]:
+        """Return how a playbook's runs ended for a service, oldest first; plans that were only looked at do not count.
+
+        playbook: converge.yml is the one that the drill is about.
+        """
         mine = [one for one in self.records() if one["playbook"] == playbook and not one["check_mode"]]
-        return [str(record["outcome"]) for record in mine]
+        return [str(record["services"][name]["outcome"]) for record in mine]
 
     def kept(self, text: bytes, name: str = "shop") -> list[Path]:
         """Return the files that hold a text and are not what the service lives on: what runs and checkpoints keep."""
@@ -99,6 +105,23 @@ class Drill:
             if not any(path.is_relative_to(part) or path.name.startswith(f"{part.name}-") for part in live)
             and text in path.read_bytes()
         )
+
+    def kept_clients(self, name: str = "shop") -> set[str]:
+        """Return whom the orders are from in all databases that are kept."""
+        return set().union(*self.kept_databases(name).values())
+
+    def kept_databases(self, name: str = "shop") -> dict[Path, set[str]]:
+        """Return, for each database that is kept, whom its orders are from, whatever its schema is."""
+        found = {}
+        for path in self.kept(b"SQLite format 3\0", name):
+            with tempfile.TemporaryDirectory() as folder:  # opening a database may write beside it
+                for part in path.parent.glob(f"{path.name}*"):
+                    shutil.copy(part, folder)
+                with contextlib.closing(sqlite3.connect(Path(folder) / path.name)) as connection:
+                    columns = {row[1] for row in connection.execute("PRAGMA table_info(orders)")}
+                    column = "client" if "client" in columns else "customer"
+                    found[path] = {row[0] for row in connection.execute(f"SELECT {column} FROM orders")}  # noqa: S608 - one of two words
+        return found
 
 
 def is_ahead(sample: Sample, commit: str) -> bool:
