@@ -77,6 +77,7 @@ def open_fences(work: Work) -> None:
                     f"The fence stays closed: the service is {picture.word}. {picture.text}.",
                     f"rollbackctl resume {run}",
                 )
+            _announce_opening(journal)
             for driver in fences:
                 began = time.monotonic()
                 _open(driver, work.store, work.run)
@@ -108,6 +109,12 @@ def _started_anew(work: Work, plan: Plan, journal: Journal) -> None:
 
 def _fences(work: Work) -> list[FenceDriver]:
     return [d for d in work.drivers if isinstance(d, FenceDriver) and d.options.get("fence")]
+
+
+def _announce_opening(journal: Journal) -> None:
+    """Write down that traffic may return from now on: whoever is killed before it is open for sure leaves a service that
+    may already be written to, and such writes are not somebody else's change."""
+    journal.append("fence-opening")
 
 
 def _open(driver: FenceDriver, store: DirectoryStore, run: Mapping[str, Any]) -> None:
@@ -201,6 +208,7 @@ def _open_by_rule(
     report = {"word": picture.word, "text": picture.text, "opened": False, "message": ""}
     try:
         if picture.word in (OLD, NEW):
+            _announce_opening(journal)
             for driver in fences:
                 _open(driver, store, run)
             journal.append("fence-opened", by="watchdog", word=picture.word)

@@ -444,10 +444,11 @@ def fence_is_closed(events: list[dict[str, Any]]) -> bool:
 
 
 def was_opened(events: list[dict[str, Any]]) -> bool:
-    """Say whether traffic may have written since the targets were reached: a fence was opened after the last change, or
-    the run has ended."""
+    """Say whether traffic may have written since the targets were reached: a fence was opened (or was about to be) after
+    the last change, or the run has ended."""
     last_change = max((i for i, e in enumerate(events) if e["event"] in ("applied", "reversed")), default=-1)
-    return last_change >= 0 and any(e["event"] in ("fence-opened", "finished") for e in events[last_change:])
+    words = ("fence-opening", "fence-opened", "finished")
+    return last_change >= 0 and any(e["event"] in words for e in events[last_change:])
 
 
 _HANDLERS: dict[str, Callable[[Work], None]] = {

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What holds after a kill, whatever was killed: the invariants, the fence's rule, and that going on converges."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ansible.module_utils.rollbackctl.durable import read_document
+from ansible.module_utils.rollbackctl.fence import FAILPOINTS
+from ansible.module_utils.rollbackctl.phases import fence_is_closed
+from ansible.module_utils.rollbackctl.registry import DRIVERS
+from ansible.module_utils.rollbackctl.runs import describe
+from ansible.module_utils.rollbackctl.store import DirectoryStore
+
+from lab.sample.build import git
+from tests.faults import outside
+from tests.faults.harness import Died, Run
+from tests.faults.shop import SCENARIOS, Bench, Scenario, wait_for
+
+ALL_FAILPOINTS = (*FAILPOINTS, *(name for driver in DRIVERS.values() for name in driver.failpoints))
+# Which scenario passes a failpoint: the longest beginning counts. One that is not passed where it should be fails.
+WHERE = {
+    "fence.": "data",
+    "restart_service.": "online",
+    "restart_service.close.": "data",
+    "restart_service.open.": "data",
+    "restore_env.": "data",
+    "restore_files.": "data",
+    "restore_files.remove.": "finalize",
+    "restore_sqlite.": "data",
+    "restore_sqlite.online.": "online",
+    "restore_sqlite.truncate.": "online",
+    "restore_sqlite.wal.middle": "damaged",
+    "rollback_alembic.": "downgrade",
+    "rollback_alembic.health.": "in place",
+    "rollback_alembic.mend.": "in place, again",
+    "rollback_git.": "restore",
+}
+
+
+def scenario_of(failpoint: str) -> Scenario:
+    """Return the scenario in which a failpoint is passed."""
+    beginnings = [one for one in WHERE if failpoint.startswith(one)]
+    assert beginnings, f"no scenario for {failpoint}: add one to WHERE"
+    name = WHERE[max(beginnings, key=len)]
+    return next(scenario for scenario in SCENARIOS if scenario.name == name)
+
+
+class Case:
+    """One broken shop, and what is true of it."""
+
+    def __init__(self, bench: Bench, scenario: Scenario) -> None:
+        bench.place(scenario)
+        self.bench, self.shop, self.scenario = bench, bench.shop, scenario
+        self.profile = bench.profile(scenario)
+        self.old, self.new = bench.sides[scenario.name]
+        self.store = DirectoryStore(str(self.shop.state))
+
+    def run(self, **how: Any) -> Run:
+        """Return a run of this shop; see harness.Run."""
+        return Run(self.profile, **how)
+
+    def parts(self) -> dict[str, str]:
+        """Return what was read from outside, after checking what must hold at every instant."""
+        now = outside.read(self.shop)
+        wrong = outside.broken(now, self.old, self.new)
+        assert not wrong, wrong
+        git(self.shop.origin, "fsck", "--no-dangling", "--no-progress")
+        git(self.shop.app, "fsck", "--no-dangling", "--no-progress")
+        return outside.judge(now, self.old, self.new)
+
+    def word(self) -> str:
+        return outside.word(self.parts())
+
+    def lose_controller(self, run: str) -> None:
+        """Let the lease of a run end: as if its time had passed without a renewal."""
+        lease = self.store.lease()
+        assert lease is not None and lease.run == run
+        long_ago = (self.store.path / "lease.json").stat().st_mtime - 2 * lease.seconds
+        os.utime(self.store.path / "lease.json", (long_ago, long_ago))
+
+    def lose_controller_if_any(self) -> None:
+        """As lose_controller, for a run that was killed before it had a plan (or even a lease)."""
+        lease = self.store.lease()
+        if lease is not None:
+            self.lose_controller(lease.run)
+
+    def rule_eleven(self, died: Died, *, armed: bool = True) -> str:
+        """Wait for the watchdog and check what it did; return that in one word.
+
+        armed: a fence that is closed has its watchdog for sure (a random kill may hit before it is there).
+        """
+        said = {run["run"]: run for run in describe(self.profile["state"])["runs"]}[died.run]
+        if self.store.read_plan(died.run) is not None and said["outcome"] == "interrupted":
+            assert said["next"] == f"rollbackctl resume {died.run}"
+        events = self.store.journal(died.run).events()
+        if not fence_is_closed(events):
+            return "never closed"
+        word = self.word()
+        report = self.store.run_directory(died.run) / "watchdog.json"
+        self.lose_controller(died.run)
+        if not armed and outside.running(self.shop):
+            return "still open"
+        wait_for(report.exists, "the watchdog")
+        said = read_document(report) or {}
+        assert said["opened"] == (word in {outside.OLD, outside.NEW}), (word, said)
+        assert bool(outside.running(self.shop)) == said["opened"], (word, said)
+        report.unlink()
+        if not said["opened"]:
+            assert f"resume {died.run}" in said["message"]
+            return "kept closed"
+        assert not fence_is_closed(self.store.journal(died.run).events())
+        self.runs_as(word)
+        return f"opened, {word}"
+
+    def runs_as(self, word: str) -> None:
+        """Check that the service runs with the code and settings of one side."""
+        side = self.new if word == outside.NEW else self.old
+        started = outside.running(self.shop)
+        assert started, "the service does not run"
+        assert started["settings"] == side.settings
+        assert outside.hashed_file(self.shop.app / "VERSION") == side.files["VERSION"]
+        assert started["version"] == (self.shop.app / "VERSION").read_text(encoding="ascii")
+
+    def go_on(self, run: str, **how: Any) -> str:
+        """Resume as a second controller; return the outcome after checking that it says the truth."""
+        ending = self.run(named=run, controller="second", **how).go()
+        assert ending["outcome"] in {"done", "already", "restored"}, ending
+        word = self.word()
+        assert word == (outside.OLD if ending["outcome"] == "restored" else outside.NEW), ending
+        self.runs_as(word)
+        self.nothing_lost()
+        return str(ending["outcome"])
+
+    def nothing_lost(self) -> None:
+        """Check that what was there before can still be had: commits, and every write that was acknowledged."""
+        trees = git(self.shop.origin, "log", "--format=%T", "refs/heads/main").split()
+        assert self.old.branch in trees
+        lost = outside.lost_writes(self.shop)
+        assert not lost, f"{len(lost)} acknowledged writes are gone"
+
+    def take_back(self, run: str) -> None:
+        """Undo the run: what was kept brings back exactly what was there."""
+        ending = self.run(kind="undo", named=run, controller="third").go()
+        assert ending["outcome"] == "done", ending
+        assert self.word() == outside.OLD
+        self.runs_as(outside.OLD)
+        self.nothing_lost()

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Does a run as playbooks/tasks/run.yml does, one killable process for each module call.
+
+Ansible starts a Python for each; this forks, which is as killable, a process group of its own included, and saves the
+start. That the playbooks themselves behave so is proven by test_whole_runs.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.rollbackctl import failpoints
+from ansible.module_utils.rollbackctl.errors import RollbackError
+from ansible.module_utils.rollbackctl.names import new_id
+from ansible.module_utils.rollbackctl.phases import CAPTURED_LAYERS, run_phase
+from ansible.module_utils.rollbackctl.runs import finish_run, open_run, plan_run
+from ansible.module_utils.rollbackctl.store import host_name
+
+Answer = dict[str, Any]
+SAFETY_SECONDS = 120.0
+
+
+@dataclasses.dataclass
+class Died(Exception):  # noqa: N818 - an outcome, not an error
+    """A module process was ended by a signal."""
+
+    phase: str
+    signal: int
+    run: str
+
+
+class Killer:
+    """Ends a module process from outside, once, after so many seconds of module time."""
+
+    def __init__(self, after: float, *, group: bool) -> None:
+        self.left = after
+        self.group = group
+        self.done = False
+
+    def wait(self, pid: int, pipe: int) -> None:
+        """Wait for the process's answer, or kill it."""
+        began = time.monotonic()
+        if not self.done and not select.select([pipe], [], [], max(self.left, 0.0))[0]:
+            self.done = True
+            (os.killpg if self.group else os.kill)(pid, signal.SIGKILL)
+        self.left -= time.monotonic() - began
+
+
+def call(
+    work: Callable[[], Answer], *, failpoint: str = "", killer: Killer | None = None, trace: Path | None = None
+) -> tuple[Answer, int]:
+    """Do work in a process of its own; return its answer and the signal that ended it (0: none did).
+
+    trace: a file to which the names of the failpoints that are passed are appended.
+    """
+    reads, writes = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _be_module(work, writes, failpoint, trace)
+    os.close(writes)
+    raw = b""
+    end = time.monotonic() + SAFETY_SECONDS
+    if killer is not None:
+        killer.wait(pid, reads)
+    while select.select([reads], [], [], max(end - time.monotonic(), 0.0))[0]:
+        piece = os.read(reads, 65536)
+        raw += piece
+        if not piece:
+            break
+    else:
+        os.killpg(pid, signal.SIGKILL)
+    os.close(reads)
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status):
+        return {}, os.WTERMSIG(status)
+    answer: Answer = json.loads(raw)
+    assert "crash" not in answer, answer["crash"]
+    return answer, 0
+
+
+def _be_module(work: Callable[[], Answer], pipe: int, failpoint: str, trace: Path | None) -> None:
+    """Be the child: never return."""
+    try:
+        os.setsid()
+        for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        if failpoint:
+            os.environ[failpoints.VARIABLE] = failpoint
+        if trace is not None:
+            _trace(trace)
+        try:
+            answer = work()
+        except RollbackError as error:
+            answer = {"failed": True, "msg": error.message, "next_step": error.next_step}
+        except Exception:  # noqa: BLE001 - a module that crashes is a finding, and must be seen
+            answer = {"crash": traceback.format_exc()}
+        left = json.dumps(answer).encode()
+        while left:
+            left = left[os.write(pipe, left) :]
+    finally:
+        os._exit(0)
+
+
+def _trace(file: Path) -> None:
+    def passed(name: str) -> None:
+        with file.open("a", encoding="ascii") as out:
+            out.write(f"{name}\n")
+
+    for module in [module for name, module in sys.modules.items() if ".rollbackctl." in name]:
+        if hasattr(module, "failpoint"):
+            module.failpoint = passed  # type: ignore[attr-defined]
+
+
+class Run:
+    """One controller's run of a level playbook for one service."""
+
+    def __init__(
+        self,
+        profile: Mapping[str, Any],
+        *,
+        controller: str = "",
+        kind: str = "rollback",
+        named: str = "",
+        failpoint: str = "",
+        only: str = "",
+        killer: Killer | None = None,
+        survives: bool = False,
+        trace: Path | None = None,
+        break_after: str = "",
+    ) -> None:
+        """Say who and what.
+
+        named: the run to resume, undo or finalize. failpoint: "name:action", in the phase `only` (any by default).
+        survives: the controller outlives its module processes, as rescue and always do; otherwise Died is raised.
+        break_after: pretend that this phase failed (a check that says no).
+        """
+        self.roles: list[dict[str, Any]] = list(profile["roles"])
+        self.profile, self.kind, self.failpoint, self.only = profile, kind, failpoint, only
+        self.killer, self.survives, self.trace, self.break_after = killer, survives, trace, break_after
+        self.phases: list[str] = []
+        self.died: Died | None = None
+        self.asked = {"rollback_run": named, "rollback_accept_data_loss_since": "2000-01-01T00:00:00Z"}
+        self.run: dict[str, Any] = {
+            "id": new_id("rb"),
+            "kind": kind,
+            "level": 3,
+            "state": profile["state"],
+            "holder": "tests",
+            "controller": controller or host_name(),
+            "pid": os.getpid(),
+            "lease_seconds": profile["lease_seconds"],
+        }
+
+    def go(self) -> Answer:
+        """Run it and return the ending; its outcome is under "outcome"."""
+        answer = self._module("guard", lambda: {"run": open_run(self.run, {}, self.asked, dry=False)})
+        if answer.get("failed"):
+            return {"outcome": "refused", "message": answer["msg"]}
+        self.run.update(answer["run"], service="shop", reason="kill matrix", to={})
+        if self.kind in {"checkpoint", "finalize"}:
+            return self._finish(self._phase(self.kind))
+        failure = self._check()
+        if failure is not None:
+            return self._finish(failure)
+        return self._finish(self._change())
+
+    def _check(self) -> Answer | None:
+        answer = self._phase("preflight")
+        if answer.get("failed"):
+            return answer
+        proposals = answer["rollbackctl"]["proposals"]
+        fences = any(options.get("fence") for role in self.roles for options in role["components"])
+        plan = self._module("plan", lambda: plan_run(self.run, self.asked, proposals, fences=fences, dry=False))
+        if plan.get("failed"):
+            return plan
+        if plan["problems"]:
+            return {"failed": True, "msg": "; ".join(plan["problems"])}
+        changing = [entry for entry in plan["plan"]["entries"] if entry["action"] == "change"]
+        captures = plan["plan"]["fence"] or any(entry["layer"] in CAPTURED_LAYERS for entry in changing)
+        self.run.update(fenced=plan["plan"]["fence"], busy=bool(changing), captures=captures)
+        return None
+
+    def _change(self) -> Answer:
+        answer: Answer = {}
+        for phase in ("stage", "fence", "capture", "rollback", "verify", "resume"):
+            if self._skipped(phase):
+                continue
+            if self.run["reversing"] and phase != "resume":
+                answer = {"failed": True, "msg": "This run was being taken back when it stopped; going on with that."}
+            else:
+                answer = self._phase(phase)
+            if phase == self.break_after and not answer.get("failed"):
+                answer = {"failed": True, "msg": f"{phase} was told to fail."}
+            if answer.get("failed"):
+                for after in ("fence", "undo", "resume") if self.run["fenced"] else ("undo", "resume"):
+                    self._phase(after)
+                break
+        return answer
+
+    def _skipped(self, phase: str) -> bool:
+        """As plugins/action/rollback_phase.py does."""
+        changing = phase in {"stage", "fence", "capture", "rollback"}
+        if (changing and not self.run["busy"]) or (phase in {"fence", "capture"} and not self.run["captures"]):
+            return True
+        return bool(self.run["finished"] in {"done", "already"} and (changing or phase == "resume"))
+
+    def _finish(self, last: Answer) -> Answer:
+        failed, message = bool(last.get("failed")), str(last.get("msg", ""))
+        asked = {"rollback_soak_seconds": 0}
+        return self._module("finish", lambda: finish_run(self.run, asked, self.roles, failed=failed, message=message))
+
+    def _phase(self, phase: str) -> Answer:
+        params = json.loads(json.dumps({"phase": phase, "roles": self.roles, "run": self.run}))
+        return self._module(phase, lambda: run_phase(params, check_mode=False))
+
+    def _module(self, phase: str, work: Callable[[], Answer]) -> Answer:
+        self.phases.append(phase)
+        armed = self.failpoint if self.only in {"", phase} and self.died is None else ""
+        answer, number = call(work, failpoint=armed, killer=self.killer, trace=self._trace_file(phase))
+        if number:
+            self.died = Died(phase, number, str(self.run["id"]))
+            if not self.survives:
+                raise self.died
+            return {"failed": True, "msg": f"the module of {phase} was ended by signal {number}"}
+        return answer
+
+    def _trace_file(self, phase: str) -> Path | None:
+        return self.trace / phase if self.trace is not None else None
+
+
+def passed(trace: Path) -> Sequence[tuple[str, str]]:
+    """Return (phase, failpoint) in the order of phases and then of passing, each once."""
+    found: dict[tuple[str, str], None] = {}
+    for file in sorted(trace.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        for line in file.read_text(encoding="ascii").split():
+            found[file.name, line] = None
+    return list(found)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A module process is ended at every named place of every role, and its controller with it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.faults import outside
+from tests.faults.cases import ALL_FAILPOINTS, Case, scenario_of
+from tests.faults.conftest import THOROUGH
+from tests.faults.harness import Died, Run, passed
+from tests.faults.shop import SCENARIOS, Bench
+
+SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
+# Starting alembic takes a second, a dozen times a run: in the short matrix it is killed, but not also terminated.
+MATRIX = [
+    (failpoint, action)
+    for failpoint in ALL_FAILPOINTS
+    for action in SIGNALS
+    if THOROUGH or action == "kill" or not failpoint.startswith("rollback_alembic.")
+]
+EVERY = 1 if THOROUGH else 5
+Table = list[tuple[str, ...]]
+
+
+def expect_death(run: Run, action: str) -> Died:
+    """Run until the failpoint ends it."""
+    with pytest.raises(Died) as caught:
+        run.go()
+    assert caught.value.signal == SIGNALS[action]
+    return caught.value
+
+
+def run_to_be_killed(case: Case, failpoint: str, action: str, **how: bool) -> Run:
+    """Return the run of the case's scenario in which the failpoint is passed."""
+    scenario = case.scenario
+    armed = f"{failpoint}:{action}"
+    if scenario.last:
+        before = case.run()
+        assert before.go()["outcome"] == "done"
+        return case.run(kind=scenario.last, named=str(before.run["id"]), failpoint=armed, **how)
+    if scenario.prelude:
+        died = expect_death(case.run(failpoint=f"{scenario.prelude}:kill"), "kill")
+        return case.run(named=died.run, controller="another", failpoint=armed, **how)
+    return case.run(failpoint=armed, **how)
+
+
+@pytest.mark.parametrize(("failpoint", "action"), MATRIX)
+def test_module_and_controller_are_gone_and_a_second_controller_goes_on(
+    bench: Bench, table: Table, failpoint: str, action: str
+) -> None:
+    case = Case(bench, scenario_of(failpoint))
+    run = run_to_be_killed(case, failpoint, action)
+    died = expect_death(run, action)
+    parts = case.parts()
+    # After a SIGKILL the lease runs out first; after a SIGTERM the next controller is there before that.
+    fence = case.rule_eleven(died) if action == "kill" else "not waited for"
+    if case.scenario.last:
+        case.lose_controller(died.run)  # it is a run of its own: the next one has to wait for its lease to end
+        again = case.run(kind=case.scenario.last, named=str(run.asked["rollback_run"]), controller="second")
+        assert again.go()["outcome"] == "done"
+        assert case.word() == outside.NEW
+        outcome = "done"
+    else:
+        outcome = case.go_on(died.run)
+        assert outcome in {"done", "already"}
+        if THOROUGH:
+            case.take_back(died.run)
+    read = ", ".join(f"{part} {word}" for part, word in parts.items())
+    table.append((failpoint, action, died.phase, read, fence, outcome))
+
+
+@pytest.mark.parametrize("failpoint", [name for name in ALL_FAILPOINTS if THOROUGH or "alembic" not in name][::EVERY])
+def test_module_is_gone_and_its_controller_takes_back(bench: Bench, table: Table, failpoint: str) -> None:
+    case = Case(bench, scenario_of(failpoint))
+    if case.scenario.last:
+        return  # taking back is for what changes the service
+    run = run_to_be_killed(case, failpoint, "kill", survives=True)
+    ending = run.go()
+    assert run.died is not None
+    assert run.died.signal == signal.SIGKILL
+    assert ending["outcome"] in {"restored", "resumable"}, ending
+    parts = case.parts()
+    if ending["outcome"] == "restored":
+        assert outside.word(parts) == outside.OLD
+        case.runs_as(outside.OLD)
+        case.nothing_lost()
+        outcome = "restored"
+    else:
+        assert ending["next"].startswith(f"rollbackctl resume {run.run['id']}")
+        outcome = f"resumable, {case.go_on(str(run.run['id']))}"
+    read = ", ".join(f"{part} {word}" for part, word in parts.items())
+    table.append((failpoint, "kill", f"{run.died.phase}, rescue", read, "", outcome))
+
+
+@pytest.mark.timeout(3600)
+def test_taking_back_is_killed_everywhere(bench: Bench, table: Table, tmp_path: Path) -> None:
+    scenario = next(one for one in SCENARIOS if one.breaks)
+    ending = Case(bench, scenario).run(trace=tmp_path, break_after=scenario.breaks).go()
+    assert ending["outcome"] == "restored", ending
+    places = [name for phase, name in passed(tmp_path) if phase == "undo"]
+    assert len(places) > 10, "what is taken back passes hardly any failpoint"
+    for failpoint in places[::EVERY]:
+        case = Case(bench, scenario)
+        died = expect_death(case.run(failpoint=f"{failpoint}:kill", only="undo", break_after=scenario.breaks), "kill")
+        parts = case.parts()
+        fence = case.rule_eleven(died)
+        assert case.go_on(died.run) == "restored"
+        read = ", ".join(f"{part} {word}" for part, word in parts.items())
+        table.append((failpoint, "kill", "undo", read, fence, "restored"))
