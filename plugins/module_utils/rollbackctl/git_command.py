@@ -20,12 +20,15 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 
 from .errors import DeadlineExceeded, Refused, StepFailed
 from .names import printable
 
+_ASIDE = "rollbackctl-git-"
+_ABANDONED_SECONDS = 3600
 PROTOCOLS = "file:https:ssh"
 _SETTINGS = (
     "core.hooksPath=/dev/null",
@@ -148,6 +151,18 @@ def _user_name(uid: int) -> str:
         return f"user {uid}"
 
 
+def _sweep(owner: int) -> None:
+    """Remove the quarantines of processes that were killed more than an hour ago."""
+    for entry in os.scandir(tempfile.gettempdir()):
+        pid = entry.name[len(_ASIDE) :].partition("-")[0]
+        if not entry.name.startswith(_ASIDE) or not pid.isdigit() or os.path.exists(f"/proc/{pid}"):
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            status = entry.stat(follow_symlinks=False)
+            if status.st_uid in {os.geteuid(), owner} and status.st_mtime < time.time() - _ABANDONED_SECONDS:
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+
 def _die_with_parent() -> None:
     # SIGTERM, not SIGKILL: git removes its lock files when it is asked to stop (lockfile.h, tempfile.c).
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -209,7 +224,8 @@ class Git:
             )
         inner = os.path.join(repository, ".git")
         self.owner = Owner.of(inner if os.path.exists(inner) else repository)
-        self.aside = tempfile.mkdtemp(prefix="rollbackctl-git-")
+        _sweep(self.owner.uid)
+        self.aside = tempfile.mkdtemp(prefix=f"{_ASIDE}{os.getpid()}-")
         self._cleanup = weakref.finalize(self, shutil.rmtree, self.aside, ignore_errors=True)
         os.mkdir(os.path.join(self.aside, "objects"))
         if self.owner.drop:

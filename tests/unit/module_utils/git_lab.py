@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +57,24 @@ def commit(where: Path, message: str, **files: str | None) -> str:
     return git(where, "rev-parse", "HEAD")
 
 
+@functools.cache
+def _template() -> Path:
+    """Make the three repositories once; copying them is faster than making them for every test."""
+    folder = Path(tempfile.mkdtemp(prefix="rollbackctl-git-lab-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    git(folder, "init", "--quiet", "--bare", "--initial-branch=main", "shared.git")
+    git(folder, "clone", "--quiet", "shared.git", "colleague")
+    colleague = folder / "colleague"
+    git(colleague, "checkout", "--quiet", "-b", "main")
+    commit(colleague, "First", app="v0\n", docs__guide="read me\n")
+    commit(colleague, "Release 1.4", app="v1\n", lib__core="core 1\n", old="still here\n")
+    git(colleague, "tag", "v1.4")
+    commit(colleague, "Release 1.5", app="v2\n", lib__core="core 2\n", new__thing="x\n", old=None)
+    git(colleague, "push", "--quiet", "origin", "main", "v1.4")
+    git(folder, "clone", "--quiet", "shared.git", "server")
+    return folder
+
+
 class Lab:
     """A shared repository, a clone of it on the server and a colleague's clone; main is good, better, bad."""
 
@@ -61,15 +83,13 @@ class Lab:
         self.shared = folder / "shared.git"
         self.server = folder / "server"
         self.colleague = folder / "colleague"
-        subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", self.shared], check=True)
-        subprocess.run(["git", "clone", "--quiet", self.shared, self.colleague], check=True, capture_output=True)
-        git(self.colleague, "checkout", "--quiet", "-b", "main")
-        self.first = commit(self.colleague, "First", app="v0\n", docs__guide="read me\n")
-        self.good = commit(self.colleague, "Release 1.4", app="v1\n", lib__core="core 1\n", old="still here\n")
-        git(self.colleague, "tag", "v1.4")
-        self.bad = commit(self.colleague, "Release 1.5", app="v2\n", lib__core="core 2\n", new__thing="x\n", old=None)
-        git(self.colleague, "push", "--quiet", "origin", "main", "v1.4")
-        subprocess.run(["git", "clone", "--quiet", self.shared, self.server], check=True)
+        template = _template()
+        for place in (self.shared, self.server, self.colleague):
+            shutil.copytree(template / place.name, place, symlinks=True)
+        for clone in (self.server, self.colleague):
+            git(clone, "remote", "set-url", "origin", str(self.shared))
+            git(clone, "update-index", "--refresh")
+        self.first, self.good, self.bad = git(self.colleague, "rev-list", "--reverse", "main").split()
         self.work = folder / "work"
         self.work.mkdir(mode=0o700)
 
@@ -98,7 +118,8 @@ class Lab:
         call = {"options": dict(driver.options), "work": str(self.work), "target": target.to_dict()}
         return subprocess.Popen(
             [sys.executable, "-c", _APPLY, json.dumps(call)],
-            env=os.environ | {"ROLLBACKCTL_FAILPOINT": failpoint, "PYTHONPATH": str(MODULE_UTILS)},
+            env=os.environ
+            | {"ROLLBACKCTL_FAILPOINT": failpoint, "PYTHONPATH": str(MODULE_UTILS), "TMPDIR": str(self.folder)},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -180,3 +182,14 @@ def test_what_was_put_aside_is_removed(lab: Lab) -> None:
     assert aside.stat().st_mode & 0o077 == 0
     del repository
     assert not aside.exists()
+
+
+def test_what_a_killed_process_put_aside_is_removed_later(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(lab.folder))
+    lab.apply_elsewhere(lab.good, "rollback_git.push.before:kill").communicate(timeout=60)
+    (left,) = lab.folder.glob("rollbackctl-git-*")
+    Git(str(lab.server), author=AUTHOR, seconds=30)
+    assert left.exists(), "it might still be somebody's"
+    os.utime(left, (1, 1))
+    Git(str(lab.server), author=AUTHOR, seconds=30)
+    assert not left.exists()
