@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,30 +68,36 @@ def open_run(
     facts.update(resume=False, finished="", reversing=False)
     if named:
         facts.update(_named_run(store, kind, int(run["level"]), named))
-    if dry:
-        _warn_of_lease(store, facts)
-    else:
-        store.create()
-        try:
-            with store.locked():
-                lease = store.acquire(
-                    facts["id"],
-                    str(run["holder"]),
-                    str(run["controller"]),
-                    int(run["pid"]),
-                    float(run["lease_seconds"]),
-                )
-                facts["token"] = lease.token
-                directory = store.run_directory(facts["id"])
-                directory.mkdir(mode=0o700, exist_ok=True)
-                store.journal(facts["id"]).create()
-        except OSError as error:
-            raise Refused(f"The state store {store.path} cannot be written: {error.strerror}.") from error
     if kind in ("rollback", "preflight") and not facts["resume"]:
         facts["checkpoint"] = choose_checkpoint(store, str(asked.get("rollback_checkpoint") or ""))
     elif kind in ("checkpoint", "adopt"):
         facts["checkpoint"] = str(facts["id"]).replace("rb-", "cp-", 1)
+    if dry:
+        _warn_of_lease(store, facts)
+    else:
+        facts["token"] = _take_lease(store, run, str(facts["id"]))
     return facts
+
+
+def _take_lease(store: DirectoryStore, run: Mapping[str, Any], identity: str) -> int:
+    """Take the lease, last of all: who is refused must not keep others away. Returns the token.
+
+    :raises Refused: somebody else holds it, or the store cannot be written.
+    """
+    store.create()
+    token = 0
+    try:
+        with store.locked():
+            seconds = float(run["lease_seconds"])
+            lease = store.acquire(identity, str(run["holder"]), str(run["controller"]), int(run["pid"]), seconds)
+            token = lease.token
+            store.run_directory(identity).mkdir(mode=0o700, exist_ok=True)
+            store.journal(identity).create()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            store.release(identity, token)
+        raise Refused(f"The state store {store.path} cannot be written: {error.strerror}.") from error
+    return token
 
 
 def _named_run(store: DirectoryStore, kind: str, level: int, named: str) -> dict[str, Any]:

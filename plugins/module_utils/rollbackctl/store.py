@@ -108,7 +108,10 @@ class DirectoryStore:
         if old is not None and self.lease_ends_in(old) > 0:
             alive = old.controller == controller == host_name() and old.pid != pid and _alive(old.pid)
             if old.run != run or alive:
-                raise LeaseHeld(self._held_text("Another run is under way on this service."))
+                raise LeaseHeld(
+                    self._held_text("Another run is under way on this service."),
+                    f"Wait for its end. If its controller is gone: rollbackctl resume {old.run}",
+                )
         token = int((read_document(self.path / "lease.json") or {}).get("token", 0)) + 1
         lease = Lease(run, token, holder, controller, pid, now(), seconds)
         write_document(self.path / "lease.json", asdict(lease))
