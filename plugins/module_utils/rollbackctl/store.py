@@ -83,7 +83,7 @@ class DirectoryStore:
                     break
                 except BlockingIOError:
                     if time.monotonic() >= deadline:
-                        raise LeaseHeld(self._held_text("A process of a run is still changing this service.")) from None
+                        raise self._held("A process of a run is still changing this service.") from None
                     time.sleep(0.05)
             yield
         finally:
@@ -92,7 +92,9 @@ class DirectoryStore:
     def lease(self) -> Lease | None:
         """Return the lease as it stands, ended or not; None when nobody ever held one or it was given back."""
         document = read_document(self.path / "lease.json")
-        return Lease(**document) if document and document["run"] else None
+        if not document or not document["run"] or (self.path / "lease.json").stat().st_mtime == 0:
+            return None
+        return Lease(**document)
 
     def lease_ends_in(self, lease: Lease) -> float:
         """Return for how many seconds the lease still holds, by this host's clock; <= 0 when it has ended."""
@@ -108,10 +110,7 @@ class DirectoryStore:
         if old is not None and self.lease_ends_in(old) > 0:
             alive = old.controller == controller == host_name() and old.pid != pid and _alive(old.pid)
             if old.run != run or alive:
-                raise LeaseHeld(
-                    self._held_text("Another run is under way on this service."),
-                    f"Wait for its end. If its controller is gone: rollbackctl resume {old.run}",
-                )
+                raise self._held("Another run is under way on this service.")
         token = int((read_document(self.path / "lease.json") or {}).get("token", 0)) + 1
         lease = Lease(run, token, holder, controller, pid, now(), seconds)
         write_document(self.path / "lease.json", asdict(lease))
@@ -134,7 +133,15 @@ class DirectoryStore:
         """Give the lease back; nothing happens when it is no longer ours."""
         lease = self.lease()
         if lease is not None and (lease.run, lease.token) == (run, token):
-            write_document(self.path / "lease.json", {**asdict(lease), "run": ""})
+            try:
+                write_document(self.path / "lease.json", {**asdict(lease), "run": ""})
+            except OSError:  # no space for a new file: a lease that was renewed in 1970 has ended
+                os.utime(self.path / "lease.json", (0, 0))
+
+    def _held(self, what: str) -> LeaseHeld:
+        lease = self.lease()
+        order = f" If its controller is gone: rollbackctl resume {lease.run}" if lease else ""
+        return LeaseHeld(self._held_text(what), f"Wait for its end.{order}")
 
     def _held_text(self, what: str) -> str:
         lease = self.lease()
@@ -201,6 +208,8 @@ class DirectoryStore:
         folder = self.path / "checkpoints"
         found = []
         for entry in folder.iterdir() if folder.is_dir() else ():
+            if not entry.is_dir():
+                continue
             try:
                 document = read_document(entry / "checkpoint.json")
             except RollbackError as error:
