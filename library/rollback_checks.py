@@ -106,6 +106,7 @@ def main() -> None:
             "allow_unverified": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
+        no_log=True,  # the parameters, which may hold secrets, would go to the host's syslog
     )
     params = module.params
     try:

@@ -53,6 +53,10 @@ options:
     description: Whether a phase failed, for C(finish).
     type: bool
     default: false
+  hold:
+    description: Whether the failed phase waits for a person, so that nothing was taken back.
+    type: bool
+    default: false
   message:
     description: What the failed phase said.
     type: str
@@ -99,6 +103,7 @@ def main() -> None:
             "fences": {"type": "bool", "default": False},
             "dry": {"type": "bool", "default": False},
             "failed": {"type": "bool", "default": False},
+            "hold": {"type": "bool", "default": False},
             "message": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
@@ -115,7 +120,9 @@ def main() -> None:
                 **plan_run(run, asked, given["proposals"], fences=given["fences"], dry=given["dry"]),
             }
         elif operation == "finish":
-            ending = finish_run(run, asked, given["roles"], failed=given["failed"], message=given["message"])
+            ending = finish_run(
+                run, asked, given["roles"], failed=given["failed"], message=given["message"], hold=given["hold"]
+            )
             facts = {"phase": "finish", "ending": ending}
         elif operation == "release":
             facts = {"phase": "release", "text": release_quarantine(run, str(asked.get("rollback_release") or ""))}

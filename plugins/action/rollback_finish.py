@@ -26,6 +26,7 @@ class ActionModule(RollbackAction):
         """Finish on the host when the guard opened the run there; say the outcome; fail unless it is a success."""
         failure = self.variable("__run_failure")
         failed = failure is not None
+        hold = bool((failure or {}).get("hold"))
         message = str((failure or {}).get("msg") or (OTHER_SERVICE if failed else ""))
         following = str((failure or {}).get("next_step") or "")
         run = self.engine_run
@@ -34,7 +35,7 @@ class ActionModule(RollbackAction):
             ending: dict[str, Any] = {"outcome": word, "message": message or outcome.MEANINGS[word], "next": following}
         else:
             asked = {name: self.variable(name) for name in ("rollback_soak_seconds", "rollback_release")}
-            ending = self._on_host(run, asked, failed=failed, message=message)
+            ending = self._on_host(run, asked, failed=failed, message=message, hold=hold)
             ending["next"] = ending.get("next") or following
         if ending["outcome"] == outcome.REFUSED and "othing was changed" not in str(ending["message"]):
             ending["message"] = f"Refused, nothing was changed: {ending['message']}"
@@ -42,7 +43,9 @@ class ActionModule(RollbackAction):
         text = _sentence(ending)
         return {"failed": not succeeded, "msg": text, "rollbackctl": {"phase": "finish", "ending": ending}}
 
-    def _on_host(self, run: dict[str, Any], asked: dict[str, Any], *, failed: bool, message: str) -> dict[str, Any]:
+    def _on_host(
+        self, run: dict[str, Any], asked: dict[str, Any], *, failed: bool, message: str, hold: bool
+    ) -> dict[str, Any]:
         result = self.on_host(
             "rollback_run",
             {
@@ -52,6 +55,7 @@ class ActionModule(RollbackAction):
                 "roles": self.components_of(self.run_roles()),
                 "failed": failed,
                 "message": message,
+                "hold": hold,
             },
         )
         if result.get("failed"):

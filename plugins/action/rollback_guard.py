@@ -67,6 +67,10 @@ class ActionModule(RollbackAction):
 
     def _scope_problems(self, asked: dict[str, Any], profile: dict[str, Any], kind: str) -> list[str]:
         wrong = []
+        known = set((self.task_vars.get("groups") or {}).get("all") or [])
+        absent = [str(name) for name in asked.get("rollback_services") or [] if name not in known]
+        if absent:
+            wrong.append(f"rollback_services: {', '.join(absent)}: no such service in the inventory")
         if not CLIARGS.get("subset") and not asked.get("rollback_services"):
             wrong.append(
                 "no service was named: use --limit SERVICE or -e rollback_services=SERVICE; nothing is the default"

@@ -151,6 +151,11 @@ def test_one_order_everywhere() -> None:
     order = level_plays()["rollback-level3.yml"]["vars"]["run_roles"]
     for playbook, play in level_plays().items():
         chosen = play["vars"]["run_roles"]
+        if play["vars"]["run_kind"] == "undo":
+            # Forward again the code comes first, for the schema goes up by its migrations; a restart is always last.
+            assert chosen[-1] == order[-1]
+            assert chosen.index("rollback_git") < chosen.index("restore_sqlite") < chosen.index("rollback_alembic")
+            continue
         assert chosen == [role for role in order if role in chosen], playbook
 
 

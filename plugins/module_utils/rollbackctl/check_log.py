@@ -95,7 +95,9 @@ def sample(options: Mapping[str, Any], context: Context, timeout: float) -> Samp
     del timeout  # Reading is bounded by size.
     path, now = Path(options["path"]), datetime.now(timezone.utc)
     since = now - timedelta(minutes=float(options.get("minutes", MINUTES)))
-    since = max(since, context.settled) if context.settled else since
+    if context.settled:
+        # The second of the change itself may still hold what the bad version wrote.
+        since = max(since, context.settled.replace(microsecond=0) + timedelta(seconds=1))
     zone = options.get("time_zone", "utc")
     stamp, pattern = stamp_pattern(options["time_format"]), re.compile(options["pattern"])
 

@@ -25,7 +25,16 @@ from .names import has_template, is_name, is_run_id, printable, text_problem
 OWN_PREFIXES = ("rollback_", "restore_", "restart_", "run_", "clear_")
 NEAR_MISS = 0.86
 # Play variables of the engine; a caller may not set them.
-ENGINE_VARIABLES = ("run_kind", "run_level", "run_roles", "run_phase")
+ENGINE_VARIABLES = (
+    "run_kind",
+    "run_level",
+    "run_roles",
+    "run_phase",
+    "ansible_facts",
+    "rollbackctl_run",
+    "rollbackctl_proposals",
+    "__run_failure",
+)
 
 
 def plain(value: Any) -> Any:
@@ -117,9 +126,10 @@ def parameter_problems(asked: Mapping[str, Any], kind: str) -> list[str]:
         value = str(asked.get(name) or "")
         if value and not fits(value):
             wrong.append(f"{name}={_short(value)} is not {expected}")
-    for name in asked.get("rollback_components") or []:
-        if not is_name(str(name)):
-            wrong.append(f"rollback_components: {_short(name)} is not a component name")
+    for parameter, what in (("rollback_components", "a component"), ("rollback_services", "a service")):
+        for name in asked.get(parameter) or []:
+            if not is_name(str(name)):
+                wrong.append(f"{parameter}: {_short(name)} is not {what} name")
     for name, version in (asked.get("rollback_to") or {}).items():
         if not is_name(str(name)):
             wrong.append(f"rollback_to: {_short(name)} is not a component name")

@@ -16,9 +16,11 @@ from typing import Any
 from .errors import RollbackError
 
 
-def now() -> str:
-    """Return the present time, UTC, as 2026-11-21T09:30:15Z."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+def now(*, fraction: bool = False) -> str:
+    """Return the present time, UTC, as 2026-11-21T09:30:15Z, or with milliseconds as 2026-11-21T09:30:15.042Z."""
+    moment = datetime.now(timezone.utc)
+    milliseconds = f".{moment.microsecond // 1000:03d}" if fraction else ""
+    return f"{moment:%Y-%m-%dT%H:%M:%S}{milliseconds}Z"
 
 
 def parse_time(text: str) -> datetime:
@@ -29,7 +31,10 @@ def parse_time(text: str) -> datetime:
     moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone; write it as 2026-11-21T09:30:15Z")
-    return moment.astimezone(timezone.utc)
+    try:
+        return moment.astimezone(timezone.utc)
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is outside of the calendar") from error
 
 
 def sync_directory(path: Path) -> None:
@@ -47,6 +52,7 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
     :raises OSError: when the file system refuses; path is then unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # a killed process with the same number may have left one
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -7,6 +7,7 @@ RollbackError
 +-- StepFailed         a change was begun and did not end as planned
 |   +-- StateOther     somebody else changed the component: stop
 |   +-- DeadlineExceeded
+|   +-- AwaitingSomebody  the step did its part; a person must do the next
 +-- Interrupted        the run was asked to stop at a step boundary
 """
 
@@ -44,6 +45,10 @@ class StateOther(StepFailed):
 
 class DeadlineExceeded(StepFailed):
     """A step took longer than its deadline; whether it took effect is unknown until it is read back."""
+
+
+class AwaitingSomebody(StepFailed):
+    """The step did its part and a person must do the next (merge a branch); what nobody changed is not taken back."""
 
 
 class Interrupted(RollbackError):

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from .component import TARGET, Driver, FenceDriver
-from .durable import write_document
+from .durable import now, write_document
 from .errors import LeaseHeld, RollbackError, StepFailed
 from .failpoints import VARIABLE, failpoint
-from .journal import Journal
-from .phases import Work, fence_is_closed, was_opened
+from .journal import Journal, fence_is_closed
+from .phases import Work
 from .plan import Plan
 from .readback import NEW, OLD, Picture, place_of, read_service
 from .step import LOCK_WAIT_SECONDS, changing_step
@@ -56,8 +56,8 @@ def close_fences(work: Work) -> None:
             driver.close()
             failpoint("fence.close.after")
             work.note(driver.name, "already" if already else "changed", "closed", began)
-        event = journal.append("fence-closed")
-        work.extra["fence"] = {"closed": event["at"]}
+        journal.append("fence-closed")
+        work.extra["fence"] = {"closed": now(fraction=True)}
 
 
 def open_fences(work: Work) -> None:
@@ -70,8 +70,7 @@ def open_fences(work: Work) -> None:
     fences = _fences(work)
     with changing_step(work.store, run, int(work.run["token"])) as journal:
         if fence_is_closed(journal.events()):
-            opened = was_opened(journal.events())
-            picture = read_service(work.store, work.run, plan, work.drivers, opened=opened)
+            picture = read_service(work.store, work.run, plan, work.drivers)
             if picture.word not in (OLD, NEW):
                 raise StepFailed(
                     f"The fence stays closed: the service is {picture.word}. {picture.text}.",
@@ -88,8 +87,8 @@ def open_fences(work: Work) -> None:
                     began,
                     driver.live(exact=True).text,
                 )
-            event = journal.append("fence-opened", by="run", word=picture.word)
-            work.extra["fence"] = {"opened": event["at"], "by": "run"}
+            journal.append("fence-opened", by="run", word=picture.word)
+            work.extra["fence"] = {"opened": now(fraction=True), "by": "run"}
         _started_anew(work, plan, journal)
 
 
@@ -112,8 +111,8 @@ def _fences(work: Work) -> list[FenceDriver]:
 
 
 def _announce_opening(journal: Journal) -> None:
-    """Write down that traffic may return from now on: whoever is killed before it is open for sure leaves a service that
-    may already be written to, and such writes are not somebody else's change."""
+    """Write down that traffic may return from now on: whoever is killed before the fence is open for sure leaves a
+    service that may already be written to, and such writes are not somebody else's change."""
     journal.append("fence-opening")
 
 
@@ -204,7 +203,7 @@ def _open_by_rule(
     drivers: Sequence[Driver],
 ) -> None:
     journal = store.journal(str(run["id"]))
-    picture: Picture = read_service(store, run, plan, drivers, opened=was_opened(journal.events()))
+    picture: Picture = read_service(store, run, plan, drivers)
     report = {"word": picture.word, "text": picture.text, "opened": False, "message": ""}
     try:
         if picture.word in (OLD, NEW):

@@ -15,7 +15,7 @@ from typing import Any
 from . import git_history as history
 from .component import Place, Version
 from .durable import now, parse_time, read_document, write_document
-from .errors import DeadlineExceeded, Refused, StateOther, StepFailed
+from .errors import AwaitingSomebody, DeadlineExceeded, Refused, StateOther, StepFailed
 from .failpoints import failpoint
 from .git_branch import Branch, is_protected
 from .git_command import Answer, run
@@ -222,7 +222,7 @@ class Change:
                 f"{answer.reason()}. {branch.branch} is unchanged.",
                 f"Ask for the right to push one of them, then: rollbackctl resume {self.place.run}",
             )
-        raise StepFailed(
+        raise AwaitingSomebody(
             f"{branch.name}: {branch.branch} is protected on {branch.remote}, so the rollback was pushed as branch "
             f"{wanted}. It is awaiting merge; {branch.branch} is unchanged.",
             f"Merge {wanted} into {branch.branch}, nothing else with it, then: rollbackctl resume {self.place.run}",

@@ -35,6 +35,9 @@ class Journal:
         try:
             os.posix_fallocate(handle, 0, PREALLOCATED_BYTES)
             os.fsync(handle)
+        except OSError:
+            self.path.unlink(missing_ok=True)
+            raise
         finally:
             os.close(handle)
         sync_directory(self.path.parent)
@@ -63,7 +66,7 @@ class Journal:
             return [], 0
         found: list[dict[str, Any]] = []
         offset = 0
-        for line in raw.split(b"\n"):
+        for line in raw.split(b"\n")[:-1]:  # what follows the last newline was never written to its end
             try:
                 sealed = json.loads(line)
                 whole = sealed["sha256"] == digest(sealed["entry"])
@@ -74,3 +77,33 @@ class Journal:
             found.append(sealed["entry"])
             offset += len(line) + 1
         return found, offset
+
+
+# -- what events say ---------------------------------------------------------------------------------------------------
+
+OPENING = ("fence-opening", "fence-opened")
+
+
+def fence_is_closed(events: list[dict[str, Any]]) -> bool:
+    """Say whether the last word of the journal about the fence is that it is closed, or about to be."""
+    words = [event["event"] for event in events if event["event"] in ("fence-closing", "fence-opened")]
+    return bool(words) and words[-1] == "fence-closing"
+
+
+def written_since_applied(events: list[dict[str, Any]], component: str) -> bool:
+    """Say whether this run brought a component to its target, and traffic may have written to it there. Never so for
+    what was not brought there: what reads as the target but for some rows is then the state before."""
+    changes = [i for i, e in enumerate(events) if e["event"] in ("applied", "reversed") and e["component"] == component]
+    if not changes or events[changes[-1]]["event"] == "reversed":
+        return False
+    return _traffic_since(events, changes[-1])
+
+
+def written_since_kept(events: list[dict[str, Any]], component: str) -> bool:
+    """Say whether traffic may have written to a component since this run last kept a copy of it."""
+    kept = [i for i, e in enumerate(events) if e["event"] == "captured" and e["component"] == component]
+    return not kept or _traffic_since(events, kept[-1])
+
+
+def _traffic_since(events: list[dict[str, Any]], index: int) -> bool:
+    return not fence_is_closed(events) or any(event["event"] in OPENING for event in events[index:])

@@ -15,8 +15,8 @@ from typing import Any, Callable
 
 from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Finding, Place, Version
 from .durable import now
-from .errors import Refused, RollbackError, StateOther, StepFailed
-from .journal import Journal
+from .errors import AwaitingSomebody, Refused, RollbackError, StateOther, StepFailed
+from .journal import Journal, fence_is_closed, written_since_applied
 from .names import printable
 from .plan import Plan, Proposal
 from .readback import captured, place_of
@@ -90,7 +90,8 @@ def run_phase(
         work.role_of = {options["name"]: item["role"] for item in params["roles"] for options in item["components"]}
         handler(work)
     except RollbackError as error:
-        return _result(work, began, failed=True, msg=error.message, next_step=error.next_step)
+        hold = isinstance(error, AwaitingSomebody)
+        return _result(work, began, failed=True, msg=error.message, next_step=error.next_step, hold=hold)
     except OSError as error:
         return _result(work, began, failed=True, msg=f"Phase {work.phase}: {error}", next_step="")
     return _result(work, began)
@@ -201,7 +202,7 @@ def _preflight_resumed(work: Work, driver: Driver, entry: Entry | None, began: f
         return
     journal = work.store.journal(str(work.run["id"])).events()
     driver.place = place_of(work.store, work.run, driver.name)
-    state, reading = driver.state(entry, opened=was_opened(journal))
+    state, reading = driver.state(entry, opened=written_since_applied(journal, driver.name))
     if state == OTHER and entry.action not in ("keep", "follow"):
         text = f"reads as {reading.text}; the plan knows {entry.live.text} and {entry.target.text}"
         work.note(driver.name, "refused", text, began)
@@ -233,7 +234,7 @@ def _each(work: Work, do: Callable[[Driver, Entry, Journal], None], actions: tup
 def _stage(work: Work) -> None:
     def stage(driver: Driver, entry: Entry, journal: Journal) -> None:
         began = time.monotonic()
-        if driver.state(entry, opened=was_opened(journal.events()))[0] != TARGET:
+        if driver.state(entry, opened=written_since_applied(journal.events(), driver.name))[0] != TARGET:
             driver.stage(entry.target)
             work.note(driver.name, "ok", f"prepared: {entry.target.text}", began)
 
@@ -247,7 +248,7 @@ def _capture(work: Work) -> None:
         began = time.monotonic()
         if driver.layer not in CAPTURED_LAYERS:
             return
-        state, reading = driver.state(entry, opened=was_opened(journal.events()))
+        state, reading = driver.state(entry, opened=written_since_applied(journal.events(), driver.name))
         if state == OTHER:
             raise _other(driver, entry, reading)
         if state == LIVE:
@@ -279,7 +280,7 @@ def _rollback(work: Work) -> None:
         if entry.action == "follow" and fence_is_closed(events):
             work.note(driver.name, "ok", "starts when the fence opens", began)
             return
-        state, reading = driver.state(entry, opened=was_opened(events))
+        state, reading = driver.state(entry, opened=written_since_applied(events, driver.name))
         if state == TARGET:
             work.note(driver.name, "already", entry.target.text, began, reading.text)
             return
@@ -308,7 +309,7 @@ def _undo(work: Work) -> None:
     plan = work.plan()
     for driver in work.drivers:
         entry = plan.entry(driver.name)
-        if entry is not None and driver.name in begun and driver.layer in CAPTURED_LAYERS:
+        if entry is not None and entry.action == "change" and driver.name in begun:
             _refuse_to_lose_writes(work, driver, entry)
 
     def undo(driver: Driver, entry: Entry, journal: Journal) -> None:
@@ -320,7 +321,9 @@ def _undo(work: Work) -> None:
         if fence_is_closed(journal.events()):
             return
         # A place of its own: what was restarted for the change is restarted once more for taking it back.
-        driver.place = replace(driver.place, work=work.store.kept_directory(str(work.run["id"]), f"{driver.name}.undo"))
+        again = work.store.kept_directory(str(work.run["id"]), driver.name) / "taken-back"
+        again.mkdir(mode=0o700, exist_ok=True)
+        driver.place = replace(driver.place, work=again)
         driver.apply(entry.live)
         work.note(driver.name, "changed", "restarted", began, driver.live(exact=True).text)
 
@@ -357,12 +360,15 @@ def _refuse_to_lose_writes(work: Work, driver: Driver, entry: Entry) -> None:
     driver.place = place_of(work.store, work.run, driver.name)
     before = captured(work.store, str(work.run["id"]), driver.name)
     state, reading = driver.state(entry, opened=False)
-    if state not in (TARGET, BETWEEN) and (before is None or not driver.matches(reading, before, exact=True)):
-        raise StepFailed(
-            f"{driver.name} reads as {reading.text}: it was written to after the change, and nothing automatic "
-            "throws such writes away. Nothing was taken back.",
-            f"rollbackctl resume {work.run['id']}    or    rollbackctl undo {work.run['id']}",
-        )
+    if state in (TARGET, BETWEEN) or (before is not None and driver.matches(reading, before, exact=True)):
+        return
+    if driver.layer not in CAPTURED_LAYERS:
+        raise _other(driver, entry, reading)
+    raise StepFailed(
+        f"{driver.name} reads as {reading.text}: it was written to after the change, and nothing automatic "
+        "throws such writes away. Nothing was taken back.",
+        f"rollbackctl resume {work.run['id']}    or    rollbackctl undo {work.run['id']}",
+    )
 
 
 def _other(driver: Driver, entry: Entry, reading: Version) -> StateOther:
@@ -383,7 +389,8 @@ def _verify(work: Work) -> None:
         if entry is None or entry.action == "keep" or (entry.action == "follow" and fence_is_closed(events)):
             continue
         driver.place = place_of(work.store, work.run, driver.name)
-        state, reading = driver.state(entry, opened=was_opened(events))
+        written = entry.action != "change" or written_since_applied(events, driver.name)
+        state, reading = driver.state(entry, opened=written)
         if entry.action == "none" and driver.default_action == "follow":
             state = TARGET
         work.note(driver.name, "ok" if state == TARGET else "failed", f"reads as {state}", began, reading.text)
@@ -435,20 +442,6 @@ def _resume(work: Work) -> None:
     from .fence import open_fences  # noqa: PLC0415 - as above
 
     open_fences(work)
-
-
-def fence_is_closed(events: list[dict[str, Any]]) -> bool:
-    """Say whether the last word of the journal about the fence is that it is closed, or about to be."""
-    words = [event["event"] for event in events if event["event"] in ("fence-closing", "fence-opened")]
-    return bool(words) and words[-1] == "fence-closing"
-
-
-def was_opened(events: list[dict[str, Any]]) -> bool:
-    """Say whether traffic may have written since the targets were reached: a fence was opened (or was about to be) after
-    the last change, or the run has ended."""
-    last_change = max((i for i, e in enumerate(events) if e["event"] in ("applied", "reversed")), default=-1)
-    words = ("fence-opening", "fence-opened", "finished")
-    return last_change >= 0 and any(e["event"] in words for e in events[last_change:])
 
 
 _HANDLERS: dict[str, Callable[[Work], None]] = {

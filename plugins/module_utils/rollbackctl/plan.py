@@ -217,10 +217,10 @@ def _entry(proposal: Proposal, proposals: Sequence[Proposal], problems: list[str
 
 def _restores(schema: Proposal, data: Proposal) -> bool:
     """Say whether the data restore brings the schema along: exactly one of downgrade and restore runs per database."""
-    if schema.strategy != "propose":
-        return schema.strategy == "restore"
     if schema.already:
         return not data.already
+    if schema.strategy != "propose":
+        return schema.strategy == "restore"
     lossless = bool(schema.finding.facts.get("reversible")) and bool(schema.finding.facts.get("lossless"))
     return bool(schema.finding.problems) or not lossless
 

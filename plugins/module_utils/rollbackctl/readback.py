@@ -9,6 +9,7 @@ from typing import Any
 
 from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Place, Version
 from .errors import RollbackError
+from .journal import written_since_applied, written_since_kept
 from .plan import Plan
 from .store import DirectoryStore
 
@@ -60,23 +61,24 @@ def place_of(store: DirectoryStore, run: Mapping[str, Any], component: str) -> P
     return Place(run=str(run["id"]), work=work, reason=str(run.get("reason", "")))
 
 
-def read_component(store: DirectoryStore, run: str, driver: Driver, entry: Entry, *, opened: bool) -> Component:
-    """Read one component against the plan. What was kept counts as old only when it is exactly that."""
+def read_component(store: DirectoryStore, run: str, driver: Driver, entry: Entry) -> Component:
+    """Read one component against the plan. While nobody can have written since, what was kept counts as old only when
+    it is exactly that."""
+    events = store.journal(run).events()
     try:
-        state, reading = driver.state(entry, opened=opened)
+        state, reading = driver.state(entry, opened=written_since_applied(events, entry.name))
         before = captured(store, run, entry.name)
-        if before is not None and state != TARGET and driver.matches(reading, before, exact=not opened):
+        exact = not written_since_kept(events, entry.name)
+        if before is not None and state != TARGET and driver.matches(reading, before, exact=exact):
             state = LIVE
-        elif before is not None and state == LIVE and not opened:
+        elif before is not None and state == LIVE and exact:
             state = OTHER
     except (RollbackError, OSError) as error:
         return Component(entry.name, "unread", str(error))
     return Component(entry.name, state, reading.text)
 
 
-def read_service(
-    store: DirectoryStore, run: Mapping[str, Any], plan: Plan, drivers: Sequence[Driver], *, opened: bool
-) -> Picture:
+def read_service(store: DirectoryStore, run: Mapping[str, Any], plan: Plan, drivers: Sequence[Driver]) -> Picture:
     """Read every component that the plan changes. One that has no driver here reads as unread."""
     known = {driver.name: driver for driver in drivers}
     found = []
@@ -88,5 +90,5 @@ def read_service(
             found.append(Component(entry.name, "unread", "it is no longer in the profile"))
             continue
         driver.place = place_of(store, run, entry.name)
-        found.append(read_component(store, str(run["id"]), driver, entry, opened=opened))
+        found.append(read_component(store, str(run["id"]), driver, entry))
     return Picture(tuple(found))

@@ -105,10 +105,13 @@ class Record:
             if phase != "finish":
                 found["message"] = printable(failure or str(result.get("msg", "")))
         self._take_run(facts)
-        offset = round(time.monotonic() - self.began, 3)
-        for step in facts.get("steps") or []:
-            found["steps"].append({**step, "offset": round(max(0.0, offset - step["seconds"]), 3)})
+        ended = time.monotonic() - self.began
+        placed = []
+        for step in reversed(facts.get("steps") or []):
+            ended -= step["seconds"]
+            placed.append({**step, "offset": round(max(0.0, ended), 3)})
             self.document["component_seconds"] = round(self.document["component_seconds"] + step["seconds"], 4)
+        found["steps"] += reversed(placed)
         checks = facts.get("checks") or []
         found["checks"] += [{"phase": phase, **check} for check in checks]
         if checks:
@@ -155,7 +158,7 @@ class Record:
         )
         document["message"] = chosen["message"] if chosen else NO_SERVICE
         document["next"] = chosen["next"] if chosen else "Name a service: --limit SERVICE"
-        document["overhead_seconds"] = round(document["seconds"] - document["component_seconds"], 3)
+        document["overhead_seconds"] = round(max(0.0, document["seconds"] - document["component_seconds"]), 3)
 
     def write(self) -> None:
         """Write the record. A record that cannot be written must not stop a rollback: it is said once, on stderr."""

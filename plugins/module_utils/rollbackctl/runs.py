@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ from . import outcome
 from .component import Driver, Place
 from .durable import now
 from .errors import LeaseHeld, Refused, RollbackError
+from .journal import fence_is_closed
 from .ledger import choose_checkpoint, finish_checkpoint, lift_quarantine, quarantine_combination, release
 from .names import is_run_id
-from .phases import fence_is_closed, was_opened
 from .plan import Plan, Proposal, Request, combination, compose
 from .readback import NEW, OLD, STRANGE, captured, read_service
 from .registry import drivers_of
@@ -92,7 +93,9 @@ def _take_lease(store: DirectoryStore, run: Mapping[str, Any], identity: str) ->
             lease = store.acquire(identity, str(run["holder"]), str(run["controller"]), int(run["pid"]), seconds)
             token = lease.token
             store.run_directory(identity).mkdir(mode=0o700, exist_ok=True)
-            store.journal(identity).create()
+            journal = store.journal(identity)
+            journal.create()
+            journal.append("opened", kind=str(run["kind"]), level=int(run["level"]), holder=lease.holder, token=token)
     except OSError as error:
         with contextlib.suppress(OSError):
             store.release(identity, token)
@@ -188,12 +191,19 @@ class _full_disk_refused:  # noqa: N801 - reads as a clause of the with statemen
 
 
 def finish_run(
-    run: Mapping[str, Any], asked: Mapping[str, Any], roles: Sequence[Mapping[str, Any]], *, failed: bool, message: str
+    run: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    roles: Sequence[Mapping[str, Any]],
+    *,
+    failed: bool,
+    message: str,
+    hold: bool = False,
 ) -> dict[str, Any]:
     """End the run: read the service back, decide the outcome, write ledger and quarantine, give the lease back.
 
     :param roles: all components of the service, as run_phase takes them.
     :param failed: whether a phase of the run failed; message: what it said.
+    :param hold: that phase waits for a person, so nothing was taken back.
     :return: outcome, message, next, set_aside, quarantined, fence.
     """
     store = open_store(dict(run["state"]))
@@ -207,7 +217,12 @@ def finish_run(
             document = store.read_plan(identity)
             plan = Plan.from_dict(document) if document else None
             ending = _decide(store, run, plan, drivers, events, failed=failed, message=message)
-            if run.get("finished") and ending.outcome in (outcome.DONE, outcome.ALREADY):
+            if hold and ending.outcome == outcome.RESTORED:
+                ending = Ending(outcome.RESUMABLE, message, f"rollbackctl resume {identity}")
+            if run.get("finished") in (outcome.DONE, outcome.ALREADY) and ending.outcome in (
+                outcome.DONE,
+                outcome.ALREADY,
+            ):
                 ending = Ending(outcome.ALREADY, outcome.MEANINGS[outcome.ALREADY])
             result.update(vars(ending))
             _write_ledger(store, run, asked, plan, ending, result)
@@ -239,7 +254,7 @@ def _decide(
     touched = any(event["event"] in ("begin", "fence-closing") for event in events)
     if plan is None or not touched:
         return Ending(outcome.REFUSED, message, "")
-    picture = read_service(store, run, plan, drivers, opened=was_opened(events))
+    picture = read_service(store, run, plan, drivers)
     closed = fence_is_closed(events)
     state = f"The service is {picture.word} ({picture.text}). The fence is {'closed' if closed else 'open'}."
     if picture.word == OLD and not closed:
@@ -279,15 +294,13 @@ def _write_ledger(
             lift_quarantine(store, str(run["undoes"]))
         elif run["kind"] == "finalize" and succeeded:
             store.journal(str(run["undoes"])).append("finalized", by=str(run["id"]))
+            shutil.rmtree(store.run_directory(str(run["undoes"])) / "kept", ignore_errors=True)
     except (RollbackError, OSError) as error:
         result["notes"].append(f"The ledger could not be written: {error}")
     for entry in plan.entries if plan and succeeded else ():
         kept = captured(store, str(run["id"]), entry.name)
         if kept is not None and entry.layer == "data":
-            loss = entry.finding.loss.text if entry.finding.loss else "no rows that the target lacks"
-            result["set_aside"].append(
-                {"component": entry.name, "path": kept.at, "text": f"{loss}; kept as {kept.text}"}
-            )
+            result["set_aside"].append({"component": entry.name, "path": kept.at, "text": kept.text})
 
 
 def release_quarantine(run: Mapping[str, Any], identity: str) -> str:
@@ -312,11 +325,12 @@ def describe(state: Mapping[str, Any]) -> dict[str, Any]:
         events = store.journal(identity).events()
         ended = [event for event in events if event["event"] == "finished"]
         document = store.read_plan(identity) or {}
+        begun = next((event for event in events if event["event"] == "opened"), {})
         runs.append(
             {
                 "run": identity,
-                "kind": document.get("kind", ""),
-                "level": document.get("level", 0),
+                "kind": begun.get("kind", ""),
+                "level": begun.get("level", 0),
                 "outcome": ended[-1]["outcome"] if ended else outcome.INTERRUPTED if document else outcome.REFUSED,
                 "message": ended[-1]["message"] if ended else "",
                 "fence": "closed" if fence_is_closed(events) else "open",

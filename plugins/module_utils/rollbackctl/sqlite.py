@@ -15,7 +15,7 @@ from .errors import Refused, StepFailed
 from .failpoints import failpoint
 from .sqlite_backup import MANIFEST, describe, prove_backup, prove_raw, record_raw, version_of
 from .sqlite_check import loss_of, problems_of
-from .sqlite_content import connect, damage, in_wal_mode, orphans, read_content, reading
+from .sqlite_content import Content, connect, damage, in_wal_mode, orphans, read_content, reading, steadily
 from .sqlite_file import (
     attributes,
     copy_new,
@@ -82,10 +82,14 @@ class SqliteDriver(Driver):
         """Read the database. One that is damaged or missing is a state too: restoring it is what this role is for."""
         if not os.path.lexists(self.path):
             return Version({"revision": "", "schema": "missing", "content": "missing"}, f"{self.path} is missing")
+
+        def read(quiet: bool) -> tuple[Content, int]:  # noqa: FBT001 - what steadily calls
+            with reading(self.path, seconds=self._seconds("busy_timeout", 5), quiet=quiet) as connection:
+                pages = connection.execute("PRAGMA page_size").fetchone()[0]
+                return read_content(connection, exact=exact), pages
+
         try:
-            with reading(self.path, seconds=self._seconds("busy_timeout", 5)) as connection:
-                content = read_content(connection, exact=exact)
-                page_size = connection.execute("PRAGMA page_size").fetchone()[0]
+            content, page_size = steadily(read)
         except sqlite3.DatabaseError as exc:
             return self._damaged(str(exc))
         facts = {"tables": dict(content.tables), "page_size": page_size, "wal": in_wal_mode(self.path)}
@@ -196,11 +200,15 @@ class SqliteDriver(Driver):
             return Version(missing.identity, missing.text, now(), {"kind": "missing"}, str(into))
         started, file = time.monotonic(), into / f"{self.name}.sqlite"
         part, taken = f"{file}.part", now()
-        Path(part).unlink(missing_ok=True)
         facts: dict[str, Any] = {"component": self.name, "database": self.path, "attributes": attributes(self.path)}
-        try:
-            with reading(self.path, seconds=self._seconds("busy_timeout", 5)) as connection:
+
+        def copy_out(quiet: bool) -> None:  # noqa: FBT001 - what steadily calls
+            Path(part).unlink(missing_ok=True)
+            with reading(self.path, seconds=self._seconds("busy_timeout", 5), quiet=quiet) as connection:
                 snapshot(connection, part, self._seconds("timeout", 300))
+
+        try:
+            steadily(copy_out)
             copy = connect(part, immutable=True)
             try:
                 content = read_content(copy, exact=True)

@@ -14,12 +14,15 @@ import stat
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from .durable import digest
 from .errors import Refused
 from .sqlite_file import MAGIC, holders
+
+T = TypeVar("T")
+QUIET_TRIES = 5
 
 # Statistics that ANALYZE and PRAGMA optimize renew at any time; they are no content.
 _STATISTICS = "sqlite_stat"
@@ -48,19 +51,34 @@ def connect(path: str, *, immutable: bool = False, seconds: float = 5.0) -> sqli
     return connection
 
 
+class Disturbed(Refused):
+    """A database that nobody had open was written to while it was read as if nobody would."""
+
+
+def steadily(read: Callable[[bool], T]) -> T:
+    """Return what read(quiet) returns: quiet while nobody disturbs it, and where a service opens the database for each
+    request again and again, as one of its users. read may be called several times."""
+    for _ in range(QUIET_TRIES):
+        try:
+            return read(True)  # noqa: FBT003 - the parameter is the function's only one
+        except Disturbed:  # noqa: PERF203 - that is what is waited for
+            time.sleep(0.01)
+    return read(False)  # noqa: FBT003 - as above
+
+
 @contextlib.contextmanager
-def reading(path: str, *, seconds: float) -> Iterator[sqlite3.Connection]:
+def reading(path: str, *, seconds: float, quiet: bool = True) -> Iterator[sqlite3.Connection]:
     """Open the live database for reading inside one transaction, and leave no new file beside it.
 
     Opening a WAL database that nobody has open creates -wal and -shm, also with mode=ro; such a database is therefore
-    read as immutable, and afterwards proven to have been left alone.
+    read as immutable, and afterwards proven to have been left alone. Without quiet it is opened like any other.
 
     :raises Refused: it cannot be read, or was written to while it was read as immutable.
     :raises sqlite3.DatabaseError: it is damaged.
     """
     status = plain_file(path)
     wal = in_wal_mode(path)
-    alone = wal and not os.path.exists(path + "-wal") and not holders(path)
+    alone = quiet and wal and not os.path.exists(path + "-wal") and not holders(path)
     if wal and not alone and os.geteuid() not in {0, status.st_uid}:
         # SQLite would create -wal and -shm that the application cannot write; root's are given to the owner.
         raise Refused(
@@ -76,7 +94,7 @@ def reading(path: str, *, seconds: float) -> Iterator[sqlite3.Connection]:
         ) from exc
     now = os.stat(path)
     if alone and (now.st_mtime_ns, now.st_size, now.st_ino) != (status.st_mtime_ns, status.st_size, status.st_ino):
-        raise Refused(f"{path} was written to while it was read. Nothing was changed.", "Try again.")
+        raise Disturbed(f"{path} was written to while it was read. Nothing was changed.", "Try again.")
 
 
 def _opened(path: str, *, immutable: bool, seconds: float) -> sqlite3.Connection:
@@ -259,8 +277,14 @@ def newer_rows(
     :param same: tables known to be equal (by their digests).
     :raises Refused: the live database cannot be read.
     """
+    return steadily(lambda quiet: _newer_rows(live_path, target_path, seconds, same, quiet=quiet))
+
+
+def _newer_rows(
+    live_path: str, target_path: str, seconds: float, same: tuple[str, ...], *, quiet: bool
+) -> dict[str, dict[str, int]]:
     result: dict[str, dict[str, int]] = {}
-    with reading(live_path, seconds=5.0) as connection:
+    with reading(live_path, seconds=5.0, quiet=quiet) as connection:
         connection.execute("COMMIT")
         connection.execute("ATTACH ? AS target", (address(target_path, immutable=True),))
         connection.execute("BEGIN")

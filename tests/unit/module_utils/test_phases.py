@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.rollbackctl import phases
-from ansible.module_utils.rollbackctl.phases import fence_is_closed, was_opened
+from ansible.module_utils.rollbackctl.journal import fence_is_closed, written_since_applied, written_since_kept
 
 from tests.unit.module_utils.engine_parts import (
     HALF,
@@ -133,8 +133,8 @@ def test_an_unknown_phase_is_refused(service: Service) -> None:
 def test_a_rollback_keeps_what_was_live_and_reaches_the_target(service: Service) -> None:
     rolled_back(service)
     assert (content(service, "db"), content(service, "app")) == (GOOD_DB, "good\n")
-    assert service.events() == ["planned", "captured", "begin", "applied", "captured", "begin", "applied"]
-    assert [e["component"] for e in service.store.journal(RUN).events()[1:]] == ["db"] * 3 + ["app"] * 3
+    assert service.events() == ["opened", "planned", *["captured", "begin", "applied"] * 2]
+    assert [e["component"] for e in service.store.journal(RUN).events()[2:]] == ["db"] * 3 + ["app"] * 3
     kept = service.store.run_directory(RUN) / "kept"
     assert (kept / "db" / "before-1" / "content").read_text(encoding="utf-8") == "v2\nrow 1\nrow 2\n"
     assert (kept / "app" / "before-1" / "content").read_text(encoding="utf-8") == "bad\n"
@@ -428,6 +428,25 @@ def test_whether_the_fence_is_closed(words: list[str], closed: bool) -> None:  #
     assert fence_is_closed([{"event": word} for word in words]) is closed
 
 
-def test_nothing_was_opened_before_anything_changed() -> None:
-    assert not was_opened([])
-    assert not was_opened([{"event": "fence-closing"}, {"event": "fence-opened"}])
+def events(*words: str) -> list[dict[str, Any]]:
+    return [{"event": word.partition(" ")[0], "component": word.partition(" ")[2]} for word in words]
+
+
+@pytest.mark.parametrize(
+    ("words", "applied", "kept"),
+    [
+        ((), False, True),
+        (("fence-closing", "captured db"), False, False),
+        (("fence-closing", "captured db", "fence-opened"), False, True),
+        (("fence-closing", "captured db", "applied db"), False, False),
+        (("fence-closing", "captured db", "applied db", "fence-opening"), True, True),
+        (("fence-closing", "captured db", "applied db", "fence-opened", "fence-closing"), True, True),
+        (("fence-closing", "captured db", "applied db", "reversed db", "fence-opened"), False, True),
+        (("fence-closing", "captured db", "applied app", "fence-opened"), False, True),
+        (("fence-closing", "captured db", "fence-opened", "fence-closing", "captured db"), False, False),
+        (("captured db", "applied db"), True, True),
+    ],
+)
+def test_whether_traffic_may_have_written(words: tuple[str, ...], *, applied: bool, kept: bool) -> None:
+    assert written_since_applied(events(*words), "db") is applied
+    assert written_since_kept(events(*words), "db") is kept

@@ -52,7 +52,7 @@ def take(
 
 
 def expire(store: DirectoryStore) -> None:
-    os.utime(store.path / "lease.json", (0, 0))
+    os.utime(store.path / "lease.json", (1000, 1000))
 
 
 # -- lease ------------------------------------------------------------------------------------------------------------
