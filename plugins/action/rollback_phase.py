@@ -38,7 +38,8 @@ class ActionModule(RollbackAction):
         stop = self._stop(run, phase)
         if stop:
             return {"failed": True, "msg": stop, "rollbackctl": {"phase": phase}}
-        arguments = {"phase": phase, "roles": self.components_of(names), "run": run}
+        told = {**run, "after_failure": bool(self._task.args.get("after_failure"))}
+        arguments = {"phase": phase, "roles": self.components_of(names), "run": told}
         result = self.on_host("rollback_phase", arguments)
         if phase == "preflight" and not result.get("failed"):
             result["ansible_facts"] = {PROPOSALS_FACT: {"run": run["id"], **result["rollbackctl"]}}

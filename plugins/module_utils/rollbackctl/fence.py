@@ -38,10 +38,13 @@ POLL_SECONDS = 0.5
 
 
 def close_fences(work: Work) -> None:
-    """Arm the watchdog, then close every fence that the plan needs; idempotent."""
+    """Arm the watchdog, then close every fence that the plan needs; idempotent.
+
+    After a failure before anything was begun there is nothing to take back, and so no reason to stop the service.
+    """
     plan = work.plan()
     fences = _fences(work)
-    if not plan.fence or not fences:
+    if not plan.fence or not fences or (work.run.get("after_failure") and not _touched(work)):
         return
     with changing_step(work.store, str(work.run["id"]), int(work.run["token"])) as journal:
         if not fence_is_closed(journal.events()):
@@ -104,6 +107,11 @@ def _started_anew(work: Work, plan: Plan, journal: Journal) -> None:
         state, reading = driver.state(entry, opened=True)
         if state != TARGET:
             raise StepFailed(f"{driver.name} was to be running anew but reads as {reading.text}.", "rollbackctl status")
+
+
+def _touched(work: Work) -> bool:
+    events = work.store.journal(str(work.run["id"])).events()
+    return any(event["event"] in ("begin", "fence-closing") for event in events)
 
 
 def _fences(work: Work) -> list[FenceDriver]:
