@@ -194,7 +194,7 @@ def test_a_plan_that_no_longer_fits_is_not_carried_out(bench: Bench) -> None:
     settings = bench.sample.env_file.read_text(encoding="utf-8")
     before = bench.before
     bench.sample.env_file.write_text(settings + "SHOP_HOTFIX=1\n", encoding="utf-8")
-    bench.before = bench.sample.digest()
+    bench.before = bench.sample.inspect()
     try:
         ran = bench.play("rollback-level2.yml", rollback_reason="x", rollback_plan=approved)
         refused(bench, ran, f"no longer the one that was approved ({approved})", "approve that one")

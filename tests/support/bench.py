@@ -53,7 +53,7 @@ class Bench:
         self.records = folder / "records"
         self.checkpoint = ""
         self.taken = ""
-        self.before = ""
+        self.before: dict[str, Any] = {}
 
     def profile(self, name: str, **changes: Any) -> Path:
         """Return an inventory in which the service's profile is changed."""
@@ -187,12 +187,15 @@ class Bench:
         return folder
 
 
-def broken(folder: Path) -> Bench:
-    """Return a service with a proven checkpoint of release 1.4.0 that was broken by release 1.5.0."""
+def broken(folder: Path, **release: Any) -> Bench:
+    """Return a service with a proven checkpoint of release 1.4.0 that was broken by release 1.5.0.
+
+    release: what the bad release consists of, as the sample's deploy_bad takes it.
+    """
     bench = Bench(folder)
     bench.prove_checkpoint()
-    bench.sample.deploy_bad()
-    bench.before = bench.sample.digest()
+    bench.sample.deploy_bad(**release)
+    bench.before = bench.sample.inspect()
     return bench
 
 
@@ -209,7 +212,9 @@ def refused(bench: Bench, ran: Ran, *words: str) -> None:
 
 def unchanged(bench: Bench) -> None:
     """Assert that everything the service owns is as it was."""
-    assert bench.sample.digest() == bench.before, bench.sample.inspect()
+    now = bench.sample.inspect()
+    assert {key: now[key] for key in now if now[key] != bench.before.get(key)} == {}
+    assert sorted(now) == sorted(bench.before)
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int, str]]:
