@@ -88,6 +88,7 @@ def _service(service: Service) -> Iterable[str]:
         yield _list(f"{escape(item.name)}: {escape(item.read_back or item.text)}" for item in service.components)
     elif service.components:
         yield "### What was read back"
+        yield f"Targets of checkpoint {code(service.checkpoint)}:" if service.checkpoint else ""
         yield _table(("Component", "Layer", "Was", "Target", "Read back"), map(_component, service.components))
     if service.planned:
         yield "### Data"
