@@ -403,16 +403,18 @@ def _verify(work: Work) -> None:
 def _checkpoint(work: Work) -> None:
     run = work.run
     with changing_step(work.store, str(run["id"]), int(run["token"])) as journal:
+        directory = work.store.checkpoint_directory(str(run["checkpoint"]))
+        directory.mkdir(mode=0o700, exist_ok=True)
         for driver in work.drivers:
             began = time.monotonic()
             named = run.get("to", {}).get(driver.name)
-            into = work.store.checkpoint_directory(str(run["checkpoint"])) / driver.name
+            into = directory / driver.name
             if driver.default_action == "follow" or (run["kind"] == "adopt" and not named):
                 continue
             if named:
                 version = driver.resolve(str(named))
             else:
-                into.mkdir(mode=0o700, parents=True, exist_ok=True)
+                into.mkdir(mode=0o700, exist_ok=True)
                 version = driver.record(into)
             if not version.taken:
                 version = Version(**{**vars(version), "taken": now()})
