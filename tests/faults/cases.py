@@ -16,7 +16,7 @@ from ansible.module_utils.rollbackctl.store import DirectoryStore
 from lab.sample.build import git
 from tests.faults import outside
 from tests.faults.harness import Died, Run
-from tests.faults.shop import SCENARIOS, Bench, Scenario, wait_for
+from tests.faults.shop import PATIENCE_SECONDS, SCENARIOS, Bench, Scenario, wait_for
 
 ALL_FAILPOINTS = (*FAILPOINTS, *(name for driver in DRIVERS.values() for name in driver.failpoints))
 # Which scenario passes a failpoint: the longest beginning counts. One that is not passed where it should be fails.
@@ -103,6 +103,8 @@ class Case:
         if not armed and outside.running(self.shop):
             return "still open"
         wait_for(report.exists, "the watchdog")
+        with self.store.locked(PATIENCE_SECONDS):  # it ends after its report
+            pass
         said = read_document(report) or {}
         assert said["opened"] == (word in {outside.OLD, outside.NEW}), (word, said)
         assert bool(outside.running(self.shop)) == said["opened"], (word, said)

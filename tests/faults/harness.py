@@ -139,16 +139,19 @@ class Run:
         survives: bool = False,
         trace: Path | None = None,
         break_after: str = "",
+        before: Mapping[str, Callable[[], None]] | None = None,
     ) -> None:
         """Say who and what.
 
         named: the run to resume, undo or finalize. failpoint: "name:action", in the phase `only` (any by default).
         survives: the controller outlives its module processes, as rescue and always do; otherwise Died is raised.
-        break_after: pretend that this phase failed (a check that says no).
+        break_after: pretend that this phase failed (a check that says no). before: what happens in the world just before
+        a phase.
         """
         self.roles: list[dict[str, Any]] = list(profile["roles"])
         self.profile, self.kind, self.failpoint, self.only = profile, kind, failpoint, only
         self.killer, self.survives, self.trace, self.break_after = killer, survives, trace, break_after
+        self.before = dict(before or {})
         self.phases: list[str] = []
         self.died: Died | None = None
         self.asked = {"rollback_run": named, "rollback_accept_data_loss_since": "2000-01-01T00:00:00Z"}
@@ -226,6 +229,7 @@ class Run:
         return self._module(phase, lambda: run_phase(params, check_mode=False))
 
     def _module(self, phase: str, work: Callable[[], Answer]) -> Answer:
+        self.before.pop(phase, lambda: None)()
         self.phases.append(phase)
         armed = self.failpoint if self.only in {"", phase} and self.died is None else ""
         answer, number = call(work, failpoint=armed, killer=self.killer, trace=self._trace_file(phase))

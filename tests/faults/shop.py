@@ -35,7 +35,8 @@ class Scenario:
     """One way of being broken and of being put back.
 
     roles: those that take part, in the level's order. migration: what the bad release does to the schema.
-    damage: the database is destroyed as well. quiet: nobody writes (an online restore must not race with a writer).
+    damage: the database is destroyed as well. spoil: only rows change, which a
+    schema does not show. quiet: nobody writes (an online restore must not race with a writer).
     options: changes to components, by role. prelude: a failpoint that ends the run a first time; what is examined then
     is the run that goes on. breaks: a phase that says no, so that the run is taken back. last: the kind of run that is
     examined instead, after a rollback that went well.
@@ -45,6 +46,7 @@ class Scenario:
     roles: tuple[str, ...]
     migration: str = ""
     damage: bool = False
+    spoil: bool = False
     quiet: bool = False
     options: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     prelude: str = ""
@@ -57,6 +59,7 @@ ALEMBIC = ("rollback_alembic", "restore_sqlite", "rollback_git", "restart_servic
 IN_PLACE = {"url_environment": None, "staged": True, "health": ["true"]}
 SCENARIOS = (
     Scenario("data", ("restore_sqlite", "restore_env", "restore_files", "restart_service"), migration="destroys"),
+    Scenario("rows", ("restore_sqlite", "restore_env", "restart_service"), spoil=True),
     Scenario("restore", ALL, migration="destroys", options={"rollback_git": {"deploy": ["true"]}}),
     Scenario("online", ("restore_sqlite", "restore_env", "restart_service"), quiet=True, migration="destroys",
              options={"restore_sqlite": {"method": "online"}}),
@@ -189,6 +192,9 @@ def deploy(shop: Sample, scenario: Scenario) -> None:
     if "restore_files" in scenario.roles:
         (shop.static / "shop.css").write_text("body { display: none }\n", encoding="utf-8")
         (shop.static / "checkout.js").write_text("// new\n", encoding="utf-8")
+    if scenario.spoil:
+        with contextlib.closing(sqlite3.connect(shop.databases[0])) as connection, connection:
+            connection.execute("UPDATE orders SET cents = 0")
     if scenario.damage:
         with shop.databases[0].open("r+b") as file:
             file.write(b"overwritten by a broken release" * 16)
