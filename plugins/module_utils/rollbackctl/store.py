@@ -182,6 +182,8 @@ class DirectoryStore:
         directory = self.run_directory(run)
         directory.mkdir(mode=0o700, exist_ok=True)
         self.journal(run).create()
+        for entry in plan.get("entries", ()):
+            self.kept_directory(run, str(entry["name"]))
         write_document(directory / "plan.json", plan)
 
     def kept_directory(self, run: str, component: str) -> Path:
