@@ -21,9 +21,12 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from .durable import parse_time
 from .names import has_template, is_name, is_run_id, printable, text_problem
 
-# Names that belong to rollbackctl: one that nobody knows is a typing error, and a typing error must not pass silently.
-OWN_PREFIXES = ("rollback_", "restore_", "restart_", "run_", "clear_")
-NEAR_MISS = 0.86
+# A name with this beginning that nobody knows is a typing error, and a typing error must not pass silently.
+OWN_PREFIX = "rollback_"
+# How profile variables and roles begin: in an extra variable of such a name a template is refused.
+OWN_PREFIXES = (OWN_PREFIX, "restore_", "restart_", "run_", "clear_")
+# Of other people's names only those are refused that are one or two letters away from ours (ratio of difflib).
+NEAR_MISS = 0.9
 # Play variables of the engine; a caller may not set them.
 ENGINE_VARIABLES = (
     "run_kind",
@@ -81,7 +84,7 @@ def unknown_names(given: Iterable[str], known: set[str]) -> list[str]:
         if name in known or name in ENGINE_VARIABLES:
             continue
         near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=NEAR_MISS)
-        if name.startswith(OWN_PREFIXES) or near:
+        if name.startswith(OWN_PREFIX) or near:
             hint = f"; did you mean {near[0]}?" if near else ""
             wrong.append(f"{printable(name)} is not a variable of rollbackctl{hint}")
     return wrong
