@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.project import ROOT
+from tests.contract.project import ROOT, load, options, roles
 
 PAGE = ROOT / "docs" / "acceptance.md"
 ROWS = {"S0": 88, "S1": 97, "S2": 65, "S3": 60, "S4": 86}
@@ -79,7 +79,31 @@ def _problems(row: Row) -> list[str]:
         found.append("done without a test")
     if row.status != DONE and row.tests:
         found.append("tests of what is not done")
+    found += [f"there is no {place}" for place in places(row.where) if row.status == DONE and not is_there(place)]
     return found + [f"there is no test {test}" for test in row.tests if not exists(test)]
+
+
+def places(where: str) -> list[str]:
+    """Return the roles, variables and files that a cell names."""
+    words = [word for span in re.findall(r"`([^`]+)`", where) for word in re.findall(r"[\w./-]+", span)]
+    return [word for word in words if re.fullmatch(r"(rollback|restore|restart|run)_\w+|[\w/-]+\.(yml|py)", word)]
+
+
+def is_there(place: str) -> bool:
+    """Say whether a role, a variable or a file exists."""
+    if "." in place:
+        return any(
+            (ROOT / folder / place).is_file() for folder in (".", "playbooks", "plugins/module_utils/rollbackctl")
+        )
+    return place in _names()
+
+
+@functools.cache
+def _names() -> frozenset[str]:
+    """Return what a profile or a run can name: roles, parameters, variables of the profile."""
+    guard = load(ROOT / "roles" / "run_guard" / "meta" / "argument_specs.yml")["argument_specs"]
+    found = {*roles(), *options("run_verify", "all")}
+    return frozenset(found.union(*(entry["options"] for entry in guard.values())))
 
 
 def exists(test: str) -> bool:
@@ -160,6 +184,9 @@ GOOD = "| S0.51 | ten timed requests | done | checks | `tests/acceptance/test_he
         (re.sub(r"`tests.*`", "`molecule: demo-level9`", GOOD), "there is no test molecule: demo-level9"),
         (re.sub(r"`tests.*`", "`molecule: demo-level1`", GOOD), ""),
         (GOOD.replace("| checks |", "|  |"), "S0.51: an empty cell"),
+        (GOOD.replace("checks |", "`rollback_checks` in `playbooks/verify.yml` |"), ""),
+        (GOOD.replace("checks |", "`rollback_chekcs` |"), "S0.51: there is no rollback_chekcs"),
+        (GOOD.replace("checks |", "`verifies.yml` |"), "S0.51: there is no verifies.yml"),
         ("| S0.52 | is | another | row | - |", "S0.51 is missing"),
     ],
 )
