@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,14 @@ def test_drill(drill: str, tmp_path: Path, ansible_env: dict[str, str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
         pytest.fail(f"drill {drill} did not end within {PATIENCE_SECONDS} s:\n{output}")
+    finally:
+        # Its own clean-up did not run when it was killed, or when this test was interrupted.
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        subprocess.run(
+            [sys.executable, "lab/sample/drill.py", "--root", tmp_path / "services", "remove"], cwd=ROOT, check=True
+        )
     assert process.returncode == 0, f"drill {drill} failed:\n{output}"
     proved = re.search(r"\b[1-9]\d* passed\b", output)
     assert proved, f"drill {drill} proved nothing: no test of molecule/{drill}/tests/ ran:\n{output}"
