@@ -161,6 +161,20 @@ def test_every_outcome_is_explained() -> None:
     assert {f"## {word}" for word in outcome.EXIT_CODES} <= set(read("docs/outcomes.md").splitlines())
 
 
+def test_messages_that_are_explained_are_said() -> None:
+    said = re.findall(r"^\| `([^`]+)` \|", read("docs/outcomes.md").partition("## refused")[2], re.MULTILINE)
+    source = "".join(path.read_text(encoding="utf-8") for path in files("plugins/**/*.py"))
+    assert len(said) > 5
+    assert [message for message in said if message not in source] == []
+
+
+def test_pages_that_the_code_names_exist() -> None:
+    sources = files("plugins/**/*.py", "python/**/*.py", "library/*.py", "playbooks/**/*.yml", "Makefile")
+    named = {page for path in sources for page in re.findall(r"(?<![\w./-])docs/[\w./-]+\w", path.read_text(encoding="utf-8"))}
+    assert named
+    assert [page for page in sorted(named) if not (ROOT / page).exists()] == []
+
+
 # -- the smallest role ------------------------------------------------------------------------------------------------
 
 
