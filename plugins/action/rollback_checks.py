@@ -100,6 +100,11 @@ class ActionModule(ActionBase):
             "rollbackctl": {"phase": phase, "checks": [{"phase": phase, **one.to_dict()} for one in results]},
         }
 
+    def _update_module_args(self, module_name: str, module_args: dict[str, Any], *args: Any, **more: Any) -> None:
+        """Keep the module's parameters out of the host's syslog: AnsibleModule(no_log=True) alone does not."""
+        super()._update_module_args(module_name, module_args, *args, **more)
+        module_args["_ansible_no_log"] = True
+
     def _ask_host(
         self,
         documents: list[dict[str, Any]],

@@ -18,7 +18,7 @@ def test_all_problems_of_a_request_are_said_at_once(bench: Bench) -> None:
     ran = bench.play(
         LEVEL3,
         rollback_chekpoint="cp-1",
-        restore_sqlite_mode="fast",
+        rollback_mode="fast",
         rollback_accept_data_loss_since="yesterday",
         rollback_plan="the newest",
         rollback_components=["shop-web", "shop-dbs"],
@@ -28,7 +28,7 @@ def test_all_problems_of_a_request_are_said_at_once(bench: Bench) -> None:
         bench,
         ran,
         "rollback_chekpoint is not a variable of rollbackctl; did you mean rollback_checkpoint?",
-        "restore_sqlite_mode is not a variable of rollbackctl",
+        "rollback_mode is not a variable of rollbackctl",
         "rollback_reason is empty; say in a few words why",
         "write it as 2026-11-21T09:30:15Z",
         "is not a plan's hash (12 or more hexadecimal digits)",

@@ -96,6 +96,12 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
             result["msg"] = f"{result.get('msg', module + ' failed')}" + (f" ({detail[-1][:300]})" if detail else "")
         return dict(result)
 
+    def _update_module_args(self, module_name: str, module_args: dict[str, Any], *args: Any, **more: Any) -> None:
+        """Keep the module's parameters, which may hold secrets, out of the host's syslog: AnsibleModule(no_log=True) is
+        overruled by what the controller says (PASS_VARS in ansible-core's common/parameters.py)."""
+        super()._update_module_args(module_name, module_args, *args, **more)
+        module_args["_ansible_no_log"] = True
+
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the plugin; whatever goes wrong becomes a result, so that rescue and finish still run."""
         self.task_vars: dict[str, Any] = task_vars or {}
