@@ -197,7 +197,9 @@ def _watch(
                     (lease.run, lease.token) != (identity, token) or store.lease_ends_in(lease) > 0
                 ):
                     continue
-                _open_by_rule(store, run, plan, fences, drivers)
+                # A run that closes its fence again leaves a second watchdog; the other one may have been here before.
+                if fence_is_closed(store.journal(identity).events()):
+                    _open_by_rule(store, run, plan, fences, drivers)
                 return
         except LeaseHeld:
             continue
