@@ -191,7 +191,8 @@ class DirectoryStore:
         if not is_name(component):
             raise Refused(f"{component!r} is not a component name.")
         directory = self.run_directory(run) / "kept" / component
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (directory.parent.parent, directory.parent, directory):  # mkdir's mode is not for its parents
+            folder.mkdir(mode=0o700, exist_ok=True)
         return directory
 
     # -- checkpoints and quarantine ----------------------------------------------------------------------------------
