@@ -27,7 +27,7 @@ from tools import make_docs
 PAGES = files("*.md", "docs/**/*.md", "roles/*/README.md")
 RUN = "rb-20261121-093015-4f2a"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"")
 _SPAN = re.compile(r"`([^`\n]+)`")
 
 
@@ -63,7 +63,7 @@ def test_every_made_part_is_shown() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_resolve(page: Path) -> None:
     dead = []
-    for link in _LINK.findall(_FENCE.sub("", page.read_text(encoding="utf-8"))):
+    for link in map("".join, _LINK.findall(_FENCE.sub("", page.read_text(encoding="utf-8")))):
         if re.match(r"[a-z]+:", link):
             continue
         path, _, anchor = link.partition("#")
@@ -170,7 +170,11 @@ def test_messages_that_are_explained_are_said() -> None:
 
 def test_pages_that_the_code_names_exist() -> None:
     sources = files("plugins/**/*.py", "python/**/*.py", "library/*.py", "playbooks/**/*.yml", "Makefile")
-    named = {page for path in sources for page in re.findall(r"(?<![\w./-])docs/[\w./-]+\w", path.read_text(encoding="utf-8"))}
+    named = {
+        page
+        for path in sources
+        for page in re.findall(r"(?<![\w./-])docs/[\w./-]+\w", path.read_text(encoding="utf-8"))
+    }
     assert named
     assert [page for page in sorted(named) if not (ROOT / page).exists()] == []
 
