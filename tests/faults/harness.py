@@ -31,7 +31,7 @@ SAFETY_SECONDS = 120.0
 
 
 @dataclasses.dataclass
-class Died(Exception):  # noqa: N818 - an outcome, not an error
+class Died(Exception):
     """A module process was ended by a signal."""
 
     phase: str
@@ -52,7 +52,10 @@ class Killer:
         began = time.monotonic()
         if not self.done and not select.select([pipe], [], [], max(self.left, 0.0))[0]:
             self.done = True
-            (os.killpg if self.group else os.kill)(pid, signal.SIGKILL)
+            try:
+                (os.killpg if self.group else os.kill)(pid, signal.SIGKILL)
+            except ProcessLookupError:  # it has not made its group yet
+                os.kill(pid, signal.SIGKILL)
         self.left -= time.monotonic() - began
 
 
@@ -145,8 +148,8 @@ class Run:
 
         named: the run to resume, undo or finalize. failpoint: "name:action", in the phase `only` (any by default).
         survives: the controller outlives its module processes, as rescue and always do; otherwise Died is raised.
-        break_after: pretend that this phase failed (a check that says no). before: what happens in the world just before
-        a phase.
+        break_after: pretend that this phase failed (a check that says no). before: what happens in the world just
+        before a phase.
         """
         self.roles: list[dict[str, Any]] = list(profile["roles"])
         self.profile, self.kind, self.failpoint, self.only = profile, kind, failpoint, only

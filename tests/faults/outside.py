@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -67,9 +66,13 @@ def word(parts: dict[str, str]) -> str:
 def broken(now: Seen, old: Seen, new: Seen) -> list[str]:
     """Return what must never be seen: a target that is neither old nor new. Of a checkout that is each of its files."""
     wrong = [
-        f"{part} is neither old nor new" for part, one in judge(now, old, new).items() if one == NEITHER and part != "code"
+        f"{part} is neither old nor new"
+        for part, one in judge(now, old, new).items()
+        if one == NEITHER and part != "code"
     ]
-    wrong += [f"{name}: another tree" for name in ("branch", "head") if getattr(now, name) not in {old.branch, new.branch}]
+    wrong += [
+        f"{name}: another tree" for name in ("branch", "head") if getattr(now, name) not in {old.branch, new.branch}
+    ]
     for name in sorted({*now.files, *old.files, *new.files}):
         if now.files.get(name) not in {old.files.get(name), new.files.get(name)}:
             wrong.append(f"{name} in the checkout is neither old nor new")
@@ -95,7 +98,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 def hashed_file(path: Path) -> str:
     """Return mode and digest of a file or link."""
-    content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
+    content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
     return f"{path.lstat().st_mode:o} {hashlib.sha256(content).hexdigest()}"
 
 
@@ -118,17 +121,24 @@ def database_digest(path: Path) -> str:
     with copied(path) as connection:
         try:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)], f"{path} is damaged"
-            names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")]
+            names = [
+                row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")
+            ]
             found = {
                 name: [
                     connection.execute(f'PRAGMA table_info("{name}")').fetchall(),
-                    [] if name == "visits" else connection.execute(f'SELECT * FROM "{name}" ORDER BY 1').fetchall(),
+                    [] if name == "visits" else rows(connection, name),
                 ]
                 for name in names
             }
         except sqlite3.DatabaseError as error:
             return f"{error} {hashlib.sha256(path.read_bytes()[:512]).hexdigest()}"
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def rows(connection: sqlite3.Connection, table: str) -> list[Any]:
+    """Return all rows of a table, whose name comes from the database itself."""
+    return connection.execute(f'SELECT * FROM "{table}" ORDER BY 1').fetchall()  # noqa: S608
 
 
 def tokens(path: Path) -> set[str]:

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -21,7 +22,18 @@ from typing import Any
 
 from ansible.module_utils.rollbackctl.controller import role_options, validate
 
-from lab.sample.build import API_KEY, BAD, BUG, CLIENT_INSERT, MIGRATIONS, RELEASE, Sample, create, publish, write_settings
+from lab.sample.build import (
+    API_KEY,
+    BAD,
+    BUG,
+    CLIENT_INSERT,
+    MIGRATIONS,
+    RELEASE,
+    Sample,
+    create,
+    publish,
+    write_settings,
+)
 from tests.faults import outside
 from tests.faults.harness import Run
 
@@ -105,8 +117,7 @@ class Bench:
 
     def control(self, word: str) -> None:
         """Start or stop the service as its manager does."""
-        done = os.spawnv(os.P_WAIT, self._argv(word)[0], self._argv(word))
-        assert done == 0, f"{word} ended with {done}"
+        subprocess.run(self._argv(word), check=True, timeout=PATIENCE_SECONDS)
 
     def _put(self, name: str) -> None:
         self.stop()

@@ -2,8 +2,8 @@
 """Module processes are killed at random moments, again and again, until somebody gets through.
 
 Each seed is one broken shop. A run is begun; whichever module is at work at a random moment is killed, alone or with
-all that it started; sometimes its controller lives on and takes back; then another controller goes on, and may be killed
-as well. Seeds are printed: FAULTS_SEED=<seed> repeats one.
+all that it started; sometimes its controller lives on and takes back; then another controller goes on, and may be
+killed as well. Seeds are printed: FAULTS_SEED=<seed> repeats one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import os
 import random
 import time
 
+import pytest
+
 from tests.faults import outside
 from tests.faults.cases import Case
 from tests.faults.harness import Died, Killer
@@ -19,11 +21,12 @@ from tests.faults.shop import SCENARIOS, Bench
 
 KILLS = int(os.environ.get("FAULTS_KILLS", "60"))
 SEED = os.environ.get("FAULTS_SEED", "")
-BUDGET_SECONDS = 90.0
+BUDGET_SECONDS = 60.0  # of the short way
 # Starting alembic takes a second, a dozen times a run: it has its turn when there is time for it.
 WEIGHTS = {"data": 4, "restore": 4, "online": 2, "damaged": 1, "downgrade": 1, "in place": 1}
 
 
+@pytest.mark.timeout(6 * 3600)
 def test_random_kills(bench: Bench, table: list[tuple[str, ...]], *, thorough: bool) -> None:
     began, kills, seeds = time.monotonic(), 0, 0
     usual: dict[str, float] = {}
@@ -35,7 +38,8 @@ def test_random_kills(bench: Bench, table: list[tuple[str, ...]], *, thorough: b
         kills += shop_of_a_seed(bench, seed, usual, thorough=thorough)
         seeds += 1
     assert kills > 0
-    table.append((f"{kills} random moments", "kill", "any", "never anything but old or new", "by the rule", f"{seeds} shops"))
+    row = (f"{kills} random moments", "kill", "any", "nothing but old or new", "by the rule", f"{seeds} shops")
+    table.append(row)
 
 
 def shop_of_a_seed(bench: Bench, seed: int, usual: dict[str, float], *, thorough: bool) -> int:
@@ -50,7 +54,7 @@ def shop_of_a_seed(bench: Bench, seed: int, usual: dict[str, float], *, thorough
         usual[name] = time.monotonic() - began
         case = Case(bench, case.scenario)
     run, kills = "", 0
-    for _attempt in range(dice.randint(1, 5)):
+    for _attempt in range(dice.randint(3, 9)):
         killer = Killer(dice.uniform(0.0, usual[name]), group=dice.random() < 0.5)
         controller = case.run(named=run, killer=killer, survives=dice.random() < 0.3, controller=f"controller{kills}")
         try:
@@ -71,7 +75,8 @@ def shop_of_a_seed(bench: Bench, seed: int, usual: dict[str, float], *, thorough
         run = str(controller.run["id"]) if case.store.read_plan(str(controller.run["id"])) is not None else ""
         if ending["outcome"] in {"done", "already"}:
             assert case.word() == outside.NEW, (seed, ending)
-        elif ending["outcome"] == "restored":
+            break
+        if ending["outcome"] == "restored":
             assert case.word() == outside.OLD, (seed, ending)
             run = ""  # whoever still wants it begins a new one
         else:
@@ -82,4 +87,3 @@ def shop_of_a_seed(bench: Bench, seed: int, usual: dict[str, float], *, thorough
         assert case.run(controller="last").go()["outcome"] in {"done", "already"}, seed
         assert case.word() == outside.NEW
     return kills
-

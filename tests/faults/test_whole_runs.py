@@ -21,7 +21,7 @@ from ansible.module_utils.rollbackctl.durable import read_document
 from ansible.module_utils.rollbackctl.journal import fence_is_closed
 from ansible.module_utils.rollbackctl.store import DirectoryStore
 
-from lab.sample.build import GOOD, Sample, create
+from lab.sample.build import GOOD, create
 from tests.faults import outside
 from tests.faults.cases import ALL_FAILPOINTS, scenario_of
 from tests.faults.conftest import THOROUGH
@@ -33,7 +33,6 @@ RUN_SECONDS = 180
 # all its process group, with the module; the controller asked to stop; the module alone.
 HOW = ("controller", "group", "both", "term", "module")
 SHORT = [
-    ("restore_sqlite.stage.after", "controller"),
     ("fence.close.after", "both"),
     ("restore_sqlite.replace.after", "both"),
     ("restore_sqlite.replace.after", "term"),
@@ -85,7 +84,7 @@ class Stage:
         env = {**self.env, "HOME": str(home), "ROLLBACKCTL_RECORDS": str(home / "records")}
         if failpoint:
             env["ROLLBACKCTL_FAILPOINT"] = failpoint
-        argv = [self.root / ".venv/bin/ansible-playbook", "-i", self.inventory, f"playbooks/{playbook}.yml"]
+        argv = [str(self.root / ".venv/bin/ansible-playbook"), "-i", str(self.inventory), f"playbooks/{playbook}.yml"]
         argv += ["-l", "shop", "-e", json.dumps(extra)]
         with (home / "output").open("ab") as out:
             return subprocess.Popen(
