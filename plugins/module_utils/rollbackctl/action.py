@@ -91,9 +91,8 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
             return {"failed": True, "msg": f"{module} could not be run on the host: {error}"}
         result.pop("invocation", None)
         if result.get("failed") and "rollbackctl" not in result and "next_step" not in result:
-            # Not a refusal of ours: the module broke, or Python is missing there. Its last line says which.
-            detail = str(result.get("module_stderr") or "").strip().splitlines()
-            result["msg"] = f"{result.get('msg', module + ' failed')}" + (f" ({detail[-1][:300]})" if detail else "")
+            # Not a refusal of ours: the module broke, or Python is missing there.
+            result["msg"] = f"{module} broke on the host: {_cause(result)}"
         return dict(result)
 
     def _update_module_args(self, module_name: str, module_args: dict[str, Any], *args: Any, **more: Any) -> None:
@@ -119,6 +118,13 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
     def stop_requested(self) -> str:
         """The signal that asked this run to stop; empty when none did."""
         return os.environ.get(STOP_VARIABLE, "")
+
+
+def _cause(result: Mapping[str, Any]) -> str:
+    """Return why a module broke: ansible-core 2.19 keeps the exception as an object whose event has the message."""
+    event = getattr(result.get("exception"), "event", None)
+    last = str(result.get("module_stderr") or "").strip().splitlines()[-1:]
+    return str(result.get("msg") or getattr(event, "msg", "") or "".join(last) or "no reason was given")[:500]
 
 
 def follows(role: str) -> bool:
