@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import statistics
 import subprocess
 import tempfile
 import time
@@ -16,14 +14,18 @@ from typing import Any
 from ansible.module_utils.rollbackctl.component import Place
 from ansible.module_utils.rollbackctl.git import GitDriver
 
+from tests.benchmarks.rows import row
+
 FILES = 2_000
 CHANGED = 200
 REPEATS = 9
+PUSH_BAR_SECONDS = 0.1
+WAY = "git pull, git revert --no-edit, git push"
 RUN = "rb-20261121-093015-4f2a"
 
 
 def bench() -> list[dict[str, Any]]:
-    """Return one line per measurement: name, ours_seconds, usual_seconds, usual, ratio, note."""
+    """Return one line per measurement."""
     with tempfile.TemporaryDirectory(prefix="rollbackctl-bench-") as folder:
         base = Path(folder, "base")
         good, bad = _make(base)
@@ -34,34 +36,23 @@ def bench() -> list[dict[str, Any]]:
             usual.append(_revert(_copy(base, number, "c"), bad)[0])
         bad_day = _revert(_copy(base, REPEATS, "d"), bad, later=True)
     return [
-        _row(
+        row(
             "git, commit and push",
             push,
             usual,
-            "ours: from reading the remote to the pushed commit and safety tag; no work tree is touched. With a later "
-            f"commit on the same lines git revert {'works' if bad_day[1] else 'ends in a conflict'}",
+            way=WAY,
+            bar_seconds=PUSH_BAR_SECONDS,
+            note="ours: from reading the remote to the pushed commit and safety tag; no work tree is touched. With a "
+            f"later commit on the same lines git revert {'works' if bad_day[1] else 'ends in a conflict'}",
         ),
-        _row(
+        row(
             f"git, commit, push and a checkout of {FILES} files, {CHANGED} of them different",
             checkout,
             usual,
-            "both move a checkout; ours replaces each file whole and syncs it to the disk",
+            way=WAY,
+            note="both move a checkout; ours replaces each file whole and syncs it to the disk",
         ),
     ]
-
-
-def _row(name: str, ours: list[float], usual: list[float], note: str) -> dict[str, Any]:
-    mine, theirs = statistics.median(ours), statistics.median(usual)
-    return {
-        "name": name,
-        "ours_seconds": mine,
-        "usual_seconds": theirs,
-        "usual": "git pull, git revert --no-edit, git push",
-        "ratio": theirs / mine,
-        "note": note,
-        "ours_all": ours,
-        "usual_all": usual,
-    }
 
 
 def _ours(place: Path, good: str, *, work_tree: str) -> float:
@@ -135,7 +126,3 @@ def _git(where: Path, *args: str) -> str:
         ["git", "-C", str(where), *args], check=True, capture_output=True, text=True, env=_environment()
     )
     return done.stdout.strip()
-
-
-if __name__ == "__main__":
-    print(json.dumps(bench(), indent=1))

@@ -7,19 +7,24 @@ import json
 import os
 import shutil
 import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.rollbackctl.component import Place, Version
 from ansible.module_utils.rollbackctl.sqlite import SqliteDriver
 
+from tests.benchmarks.rows import row
+
 ROWS = 700_000
 READERS = 2
+REPEATS = 3
+GAP_BAR_SECONDS = 0.05
 
 READER = """
 import json, os, sqlite3, sys, time
@@ -69,36 +74,47 @@ os.kill(os.getpid(), 9)
 
 
 def bench() -> list[dict[str, Any]]:
-    """Return one line per measurement: name, ours_seconds, usual, ratio, note."""
+    """Return one line per measurement."""
+    ours, usual, stopped = [], [], []
     with tempfile.TemporaryDirectory(prefix="rollbackctl-bench-") as folder:
-        work = Path(folder)
-        good = work / "good.db"
+        good = Path(folder, "good.db")
         _make(good)
-        ours = _ours(work / "ours", good)
-        usual = _usual(work / "usual", good)
-        stopped = _stopped(work / "stopped", good)
+        for number in range(REPEATS):
+            work = Path(folder, str(number))
+            work.mkdir()
+            ours.append(_ours(work / "ours", good))
+            usual.append(_usual(work / "usual", good))
+            stopped.append(_stopped(work / "stopped", good))
+            shutil.rmtree(work)
+    errors, theirs = (sum(one["errors"] for one in runs) for runs in (ours, usual))
+    took, took_usual = (statistics.median(one["seconds"] for one in runs) for runs in (ours, usual))
     return [
-        {
-            "name": f"SQLite, {ours['bytes'] >> 20} MiB, restored under {READERS} readers and a writer: longest read",
-            "ours_seconds": ours["longest"],
-            "usual_seconds": usual["longest"],
-            "usual": "cp over the live file",
-            "ratio": usual["longest"] / ours["longest"],
-            "note": f"readers' errors: {ours['errors']} and {usual['errors']}; afterwards: {ours['state']} and "
-            f"{usual['state']}; duration {ours['seconds']:.2f} s and {usual['seconds']:.2f} s",
-            "ours": ours,
-            "usual_facts": usual,
-        },
-        {
-            "name": "SQLite, restored after its service was killed: time without a database",
-            "ours_seconds": stopped["swap"],
-            "usual_seconds": stopped["cp"],
-            "usual": "cp over the file",
-            "ratio": stopped["cp"] / stopped["swap"],
-            "note": f"afterwards: {stopped['state']} and {stopped['cp_state']}; ours folds the WAL in, which keeps the "
-            "displaced database readable, and renames",
-        },
+        row(
+            f"SQLite, {ours[0]['bytes'] >> 20} MiB, restored under {READERS} readers and a writer: longest read",
+            [one["longest"] for one in ours],
+            [one["longest"] for one in usual],
+            way="cp over the live file",
+            bar_seconds=GAP_BAR_SECONDS,
+            bar=f"<= {GAP_BAR_SECONDS:g} s, 0 errors",
+            also=errors == 0,
+            note=f"readers' errors: {errors} and {theirs}; afterwards: {_states(ours)} and {_states(usual)}; "
+            f"duration {took:.2f} s and {took_usual:.2f} s",
+            facts=ours,
+            usual_facts=usual,
+        ),
+        row(
+            "SQLite, restored after its service was killed: time without a database",
+            [one["swap"] for one in stopped],
+            [one["cp"] for one in stopped],
+            way="cp over the file",
+            note=f"afterwards: {_states(stopped)} and {_states(stopped, 'cp_state')}; ours folds the WAL in, which "
+            "keeps the displaced database readable, and renames",
+        ),
     ]
+
+
+def _states(results: Sequence[dict[str, Any]], key: str = "state") -> str:
+    return " or ".join(sorted({one[key] for one in results}))
 
 
 def _make(path: Path) -> None:
@@ -201,7 +217,3 @@ def _stopped(folder: Path, good: Path) -> dict[str, Any]:
 
 def _run(command: list[str]) -> None:
     subprocess.run(command, check=True, timeout=120)
-
-
-if __name__ == "__main__":
-    print(json.dumps(bench(), indent=1))
