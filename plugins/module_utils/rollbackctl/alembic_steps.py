@@ -162,7 +162,7 @@ class Walker:
         ended = self.command.run(argv, merge=True, seconds=seconds)
         if ended.code != 0:
             raise StepFailed(
-                f"{self.name}: after the step to revision {arrival} the health check {json.dumps(argv[0])} failed "
+                f"{self.name}: after the step to revision {arrival} the health check {json.dumps(argv)} failed "
                 f"(exit {ended.code}): {ended.tail}. The database is whole and at revision {arrival}; "
                 "no further step was taken.",
                 "Find out what the check wants; resume this run to go on, or undo it to go back.",

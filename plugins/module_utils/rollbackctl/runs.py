@@ -224,8 +224,10 @@ def finish_run(
                 outcome.ALREADY,
             ):
                 ending = Ending(outcome.ALREADY, outcome.MEANINGS[outcome.ALREADY])
+            if run["kind"] in ("checkpoint", "adopt") and ending.outcome == outcome.DONE:
+                ending = _write_checkpoint(store, run, asked, result)
             result.update(vars(ending))
-            _write_ledger(store, run, asked, plan, ending, result)
+            _write_ledger(store, run, plan, ending, result)
             store.journal(identity).append("finished", outcome=ending.outcome, message=ending.message)
             store.release(identity, int(run["token"]))
     except LeaseHeld as error:
@@ -271,10 +273,23 @@ def _decide(
     return Ending(outcome.RESUMABLE, f"{message} {state}", following)
 
 
+def _write_checkpoint(
+    store: DirectoryStore, run: Mapping[str, Any], asked: Mapping[str, Any], result: dict[str, Any]
+) -> Ending:
+    """Write the checkpoint that the roles recorded; without it the run did not do what it was for."""
+    soak = float(asked.get("rollback_soak_seconds") or 0) if run["kind"] == "checkpoint" else None
+    try:
+        result["checkpoint"] = finish_checkpoint(store, run, soak)
+    except (RollbackError, OSError) as error:
+        return Ending(
+            outcome.REFUSED, f"The checkpoint could not be written: {error}. Nothing of the service was changed."
+        )
+    return Ending(outcome.DONE, outcome.MEANINGS[outcome.DONE])
+
+
 def _write_ledger(
     store: DirectoryStore,
     run: Mapping[str, Any],
-    asked: Mapping[str, Any],
     plan: Plan | None,
     ending: Ending,
     result: dict[str, Any],
@@ -282,10 +297,7 @@ def _write_ledger(
     """Write what later runs need to know. A failure here is said but does not undo a proven rollback."""
     succeeded = ending.outcome in (outcome.DONE, outcome.ALREADY)
     try:
-        if run["kind"] in ("checkpoint", "adopt") and succeeded:
-            soak = float(asked.get("rollback_soak_seconds") or 0) if run["kind"] == "checkpoint" else None
-            result["checkpoint"] = finish_checkpoint(store, run, soak)
-        elif run["kind"] == "rollback" and ending.outcome == outcome.DONE and plan is not None:
+        if run["kind"] == "rollback" and ending.outcome == outcome.DONE and plan is not None:
             good = combination(plan.entries, "target")
             bad = {name: one for name, one in combination(plan.entries, "live").items() if good.get(name) != one}
             if bad:

@@ -431,6 +431,16 @@ def test_checkpoint_then_rollback_to_it(service: Service) -> None:
     assert contents(service) == ["bad-env", "good"]
 
 
+def test_a_checkpoint_that_cannot_be_written_is_refused(service: Service) -> None:
+    facts = service.open("checkpoint")
+    service.go("checkpoint")
+    document = service.store.checkpoint_directory(facts["checkpoint"]) / "checkpoint.json"
+    document.mkdir()
+    ending = service.finish()
+    assert ending["outcome"] == "refused"
+    assert "could not be written" in ending["message"]
+
+
 def test_a_checkpoint_that_failed_is_none(service: Service) -> None:
     service.open("checkpoint")
     service.go("checkpoint")
