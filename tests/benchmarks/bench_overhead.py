@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -53,14 +54,18 @@ def _overhead(level: int, ours: Sequence[dict[str, Any]], usual: Sequence[dict[s
     phases = {name: statistics.median(one["phases"].get(name, 0.0) for one in ours) for name in ours[0]["phases"]}
     parts = ", ".join(f"{name} {seconds:.2f}" for name, seconds in phases.items())
     total, theirs = (statistics.median(one["total"] for one in runs) for runs in (ours, usual))
+    used, used_usual = (statistics.median(one["processor"] for one in runs) for runs in (ours, usual))
     return row(
         f"level {level}: overhead",
         [one["overhead"] for one in ours],
         [one["overhead"] for one in usual],
         way=f"{WAY}: {usual[0]['tasks']} tasks",
         bar_seconds=BARS[level],
-        note=f"by phase: {parts}; in total {total:.1f} s and {theirs:.1f} s",
+        note=f"by phase: {parts}; in total {total:.1f} s and {theirs:.1f} s, "
+        f"processor time {used:.1f} s and {used_usual:.1f} s",
         phases=phases,
+        processor_seconds=[one["processor"] for one in ours],
+        usual_processor_seconds=[one["processor"] for one in usual],
         total_seconds=[one["total"] for one in ours],
         usual_total_seconds=[one["total"] for one in usual],
     )
@@ -118,6 +123,7 @@ class Rig:
         for _ in range(REPEATS):
             for run, results in zip((self.ours, self.usual), found, strict=True):
                 self.bench.sample.deploy_bad(**LEVELS[level])
+                spent = _processor()
                 if users:
                     with Traffic(self.bench.sample.url) as traffic:
                         traffic.wait_for(lambda seen: len(seen) >= 20)
@@ -126,6 +132,7 @@ class Rig:
                         result["silence"] = _silence(traffic.requests, began, time.time())
                 else:
                     result = run(level)
+                result["processor"] = _processor() - spent
                 status, health = self.bench.sample.get("/health")
                 if status != 200:
                     raise RuntimeError(f"level {level} did not bring the service back: {health}")
@@ -204,6 +211,12 @@ def _measured(record: Mapping[str, Any], total: float) -> dict[str, Any]:
             step["seconds"] for step in service["steps"] if (step["phase"], step["role"]) == ("stage", "restore_sqlite")
         ),
     }
+
+
+def _processor() -> float:
+    """Return the seconds of processor time that ended children used: what other work on the machine does not change."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _silence(requests: Sequence[Request], since: float, until: float) -> float:
