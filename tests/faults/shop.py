@@ -72,6 +72,7 @@ IN_PLACE = {"url_environment": None, "staged": True, "health": ["true"]}
 SCENARIOS = (
     Scenario("data", ("restore_sqlite", "restore_env", "restore_files", "restart_service"), migration="destroys"),
     Scenario("rows", ("restore_sqlite", "restore_env", "restart_service"), spoil=True),
+    Scenario("alone", ("restore_sqlite", "restart_service"), spoil=True),
     Scenario("restore", ALL, migration="destroys", options={"rollback_git": {"deploy": ["true"]}}),
     Scenario("online", ("restore_sqlite", "restore_env", "restart_service"), quiet=True, migration="destroys",
              options={"restore_sqlite": {"method": "online"}}),

@@ -12,7 +12,7 @@ from tests.faults import outside
 from tests.faults.cases import ALL_FAILPOINTS, Case, scenario_of
 from tests.faults.conftest import THOROUGH
 from tests.faults.harness import Died, Run, passed
-from tests.faults.shop import SCENARIOS, Bench
+from tests.faults.shop import SCENARIOS, Bench, wait_for
 
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
 # The short matrix kills at all places and terminates at half of them. Starting alembic takes a second, a dozen times a
@@ -146,3 +146,15 @@ def test_a_run_that_was_taken_back_can_still_be_carried_out(bench: Bench, scenar
         assert case.word() == outside.OLD
         case.runs_as(outside.OLD)
     assert case.go_on(str(run.run["id"])) in {"done", "already"}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_was_reached_but_not_written_down_is_known_by_reading_it(bench: Bench, times: int) -> None:
+    case = Case(bench, next(one for one in SCENARIOS if one.name == "alone"))
+    died = expect_death(case.run(failpoint="restore_sqlite.sync.after:kill"), "kill")
+    assert case.rule_eleven(died) == "opened, new"
+    visits = len(outside.tokens(case.shop.databases[0]))
+    wait_for(lambda: len(outside.tokens(case.shop.databases[0])) > visits, "new writes")
+    for _again in range(times):
+        assert case.go_on(died.run) in {"done", "already"}
+    assert len(outside.tokens(case.shop.databases[0])) > visits

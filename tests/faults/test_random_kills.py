@@ -55,7 +55,7 @@ def shop_of_a_seed(bench: Bench, seed: int, usual: dict[str, float], *, thorough
         case = Case(bench, case.scenario)
     run, kills = "", 0
     for _attempt in range(dice.randint(3, 9)):
-        killer = Killer(dice.uniform(0.0, usual[name]), group=dice.random() < 0.5)
+        killer = Killer(dice.uniform(0.0, 0.7 * usual[name]), group=dice.random() < 0.5)
         controller = case.run(named=run, killer=killer, survives=dice.random() < 0.3, controller=f"controller{kills}")
         try:
             ending = controller.go()

@@ -79,7 +79,7 @@ def open_fences(work: Work) -> None:
                     f"The fence stays closed: the service is {picture.word}. {picture.text}.",
                     f"rollbackctl resume {run}",
                 )
-            _announce_opening(journal)
+            _announce_opening(journal, picture)
             for driver in fences:
                 began = time.monotonic()
                 _open(driver, work.store, work.run)
@@ -118,10 +118,10 @@ def _fences(work: Work) -> list[FenceDriver]:
     return [d for d in work.drivers if isinstance(d, FenceDriver) and d.options.get("fence")]
 
 
-def _announce_opening(journal: Journal) -> None:
+def _announce_opening(journal: Journal, picture: Picture) -> None:
     """Write down that traffic may return from now on: whoever is killed before the fence is open for sure leaves a
     service that may already be written to, and such writes are not somebody else's change."""
-    journal.append("fence-opening")
+    journal.append("fence-opening", word=picture.word, reached=picture.word == NEW)
 
 
 def _open(driver: FenceDriver, store: DirectoryStore, run: Mapping[str, Any]) -> None:
@@ -217,7 +217,7 @@ def _open_by_rule(
     report = {"word": picture.word, "text": picture.text, "opened": False, "message": ""}
     try:
         if picture.word in (OLD, NEW):
-            _announce_opening(journal)
+            _announce_opening(journal, picture)
             for driver in fences:
                 _open(driver, store, run)
             journal.append("fence-opened", by="watchdog", word=picture.word)

@@ -92,11 +92,18 @@ def fence_is_closed(events: list[dict[str, Any]]) -> bool:
 
 def written_since_applied(events: list[dict[str, Any]], component: str) -> bool:
     """Say whether this run brought a component to its target, and traffic may have written to it there. Never so for
-    what was not brought there: what reads as the target but for some rows is then the state before."""
-    changes = [i for i, e in enumerate(events) if e["event"] in ("applied", "reversed") and e["component"] == component]
-    if not changes or events[changes[-1]]["event"] == "reversed":
-        return False
-    return _traffic_since(events, changes[-1])
+    what was not brought there: what reads as the target but for some rows is then the state before.
+
+    A run that is killed before it writes "applied" is read back by the next one, or by the watchdog: a fence that was
+    opened because everything was at its target (`reached`) says it as well.
+    """
+    since = None
+    for index, event in enumerate(events):
+        if event.get("component") == component and event["event"] in ("applied", "reversed"):
+            since = index if event["event"] == "applied" else None
+        elif event["event"] in OPENING and event.get("reached") and since is None:
+            since = index
+    return since is not None and _traffic_since(events, since)
 
 
 def written_since_kept(events: list[dict[str, Any]], component: str) -> bool:
