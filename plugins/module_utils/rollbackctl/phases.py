@@ -155,6 +155,7 @@ def _propose(work: Work, driver: Driver, began: float) -> None:
         restored_by=str(driver.options.get("restored_by") or ""),
         strategy=str(driver.options.get("strategy") or "propose"),
         already=already,
+        named=driver.name in work.run.get("to", {}),
     )
     work.proposals.append(proposal.to_dict())
     text = f"{live.text if live else 'could not be read'} -> {target.text if target else 'no target'}"

@@ -21,7 +21,7 @@ class Proposal:
     """What a role's preflight found about one component. live and target are None when they could not be read.
 
     exact_keys, default_action: the driver's. restored_by, strategy: how a schema component relates to a data component.
-    problems: why it cannot be put back; those of the finding included.
+    already: live is the target. named: the operator named this component's version.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Proposal:
     restored_by: str = ""
     strategy: str = "propose"
     already: bool = False
+    named: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the proposal as JSON values."""
@@ -195,6 +196,12 @@ def _entry(proposal: Proposal, proposals: Sequence[Proposal], problems: list[str
     if restorer is not None and _restores(proposal, restorer):
         action = f"by:{restorer.name}"
         target = _brought_along(proposal, restorer)
+        if proposal.named and target != proposal.target:
+            asked = proposal.target.text if proposal.target else "; ".join(finding.problems)
+            problems.append(
+                f"{proposal.name}: restoring {restorer.name} brings {target.text}, not what was named ({asked}). "
+                f"Leave it out of rollback_to, or name a backup of {restorer.name} that holds it"
+            )
         finding = replace(finding, problems=(), loss=None, needs_fence=False, notes=())
     downgraded = [other for other in proposals if other.restored_by == proposal.name and not _restores(other, proposal)]
     if downgraded and not proposal.already:

@@ -111,6 +111,20 @@ def test_exactly_one_of_downgrade_and_restore(
         assert actions(*order) == (expected, [])
 
 
+@pytest.mark.parametrize("target", [Version({"revision": "0001"}, "revision 0001"), None])
+def test_a_named_revision_that_the_restore_does_not_bring_is_refused(target: Version | None) -> None:
+    named = schema(reversible=False, target=target, named=True)
+    (problem,) = actions(named, data())[1]
+    assert "not what was named" in problem
+
+
+def test_a_named_revision_that_the_restore_brings_is_fine() -> None:
+    brought = data().target
+    assert brought is not None
+    named = schema(reversible=False, target=Version({"revision": brought.identity["revision"]}, "as named"), named=True)
+    assert actions(named, data()) == (BY, [])
+
+
 def test_a_downgrade_that_was_ordered_and_cannot_work_is_refused() -> None:
     found, problems = actions(schema(strategy="downgrade", problems=("no such revision",)), data())
     assert found == KEEP
