@@ -107,7 +107,9 @@ class Case:
         with self.store.locked(PATIENCE_SECONDS):  # it ends after its report
             pass
         said = read_document(report) or {}
-        assert said["opened"] == (word in {outside.OLD, outside.NEW}), (word, said)
+        # A migration in place that was killed leaves a mark until it is mended: whole or not, that is not for a watchdog.
+        unfinished = "in the middle of the step" in said["text"]
+        assert said["opened"] == (word in {outside.OLD, outside.NEW} and not unfinished), (word, said)
         assert bool(outside.running(self.shop)) == said["opened"], (word, said)
         report.unlink()
         if not said["opened"]:
@@ -123,7 +125,7 @@ class Case:
         started = outside.running(self.shop)
         assert started, "the service does not run"
         assert started["settings"] == side.settings
-        assert outside.hashed_file(self.shop.app / "VERSION") == side.files["VERSION"]
+        assert outside.hashed_file(self.shop.app / "VERSION", 0o111) == side.files["VERSION"]
         assert started["version"] == (self.shop.app / "VERSION").read_text(encoding="ascii")
 
     def go_on(self, run: str, **how: Any) -> str:

@@ -41,7 +41,7 @@ def read(shop: Sample) -> Seen:
         settings=shop.env_file.read_text(encoding="utf-8"),
         branch=git(shop.origin, "rev-parse", "refs/heads/main^{tree}"),
         head=git(shop.app, "rev-parse", "HEAD^{tree}"),
-        files=tree(shop.app),
+        files=tree(shop.app, modes=0o111),  # git knows of no others
     )
 
 
@@ -86,20 +86,21 @@ def _code(now: Seen, old: Seen, new: Seen) -> str:
     return NEITHER
 
 
-def tree(folder: Path) -> dict[str, str]:
-    """Return mode and digest of each file below a folder; not of git's own, nor of bytecode."""
+def tree(folder: Path, *, modes: int = 0o7777) -> dict[str, str]:
+    """Return the bits of the mode that count and the digest of each file below a folder; not of git's own, nor of
+    bytecode."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if {".git", "__pycache__"} & set(path.parts) or not (path.is_file() or path.is_symlink()):
             continue
-        found[str(path.relative_to(folder))] = hashed_file(path)
+        found[str(path.relative_to(folder))] = hashed_file(path, modes)
     return found
 
 
-def hashed_file(path: Path) -> str:
-    """Return mode and digest of a file or link."""
+def hashed_file(path: Path, modes: int) -> str:
+    """Return the bits of the mode that count and the digest of a file or link."""
     content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes()
-    return f"{path.lstat().st_mode:o} {hashlib.sha256(content).hexdigest()}"
+    return f"{path.lstat().st_mode & modes:o} {hashlib.sha256(content).hexdigest()}"
 
 
 @contextlib.contextmanager
