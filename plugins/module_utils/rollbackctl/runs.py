@@ -19,8 +19,11 @@ from .ledger import choose_checkpoint, finish_checkpoint, lift_quarantine, quara
 from .names import is_run_id
 from .plan import Plan, Proposal, Request, combination, compose
 from .readback import NEW, OLD, STRANGE, captured, read_service
+from .step import LOCK_WAIT_SECONDS
 from .store import DirectoryStore, host_name, open_store
 
+# A second run is refused within a second; a process that only just ends (a watchdog being armed) is waited for.
+OPEN_WAIT_SECONDS = 0.8
 # Kinds whose success is not that a component changed.
 LOOKS_LIKE_NO_CHANGE = ("checkpoint", "adopt", "finalize", "quarantine")
 
@@ -87,7 +90,7 @@ def _take_lease(store: DirectoryStore, run: Mapping[str, Any], identity: str) ->
     store.create()
     token = 0
     try:
-        with store.locked():
+        with store.locked(OPEN_WAIT_SECONDS):
             seconds = float(run["lease_seconds"])
             lease = store.acquire(identity, str(run["holder"]), str(run["controller"]), int(run["pid"]), seconds)
             token = lease.token
@@ -168,7 +171,7 @@ def plan_run(
     if not plan.entries:
         problems.append("There is nothing to put back: none of this playbook's roles has a component here.")
     if not problems and not dry:
-        with store.locked(), _full_disk_refused(store):
+        with store.locked(LOCK_WAIT_SECONDS), _full_disk_refused(store):
             store.renew(plan.run, int(run["token"]))
             store.write_plan(plan.run, plan.to_dict())
             store.journal(plan.run).append("planned", hash=plan.hash)
@@ -212,7 +215,7 @@ def finish_run(
 
     drivers = drivers_of(roles, Place(run=identity))
     try:
-        with store.locked(30.0):
+        with store.locked(LOCK_WAIT_SECONDS):
             store.renew(identity, int(run["token"]))
             events = store.journal(identity).events()
             document = store.read_plan(identity)
@@ -322,7 +325,7 @@ def release_quarantine(run: Mapping[str, Any], identity: str) -> str:
     :raises Refused: there is none of that id.
     """
     store = open_store(dict(run["state"]))
-    with store.locked(30.0):
+    with store.locked(LOCK_WAIT_SECONDS):
         store.renew(str(run["id"]), int(run["token"]))
         text = release(store, identity)
         store.journal(str(run["id"])).append("released", text=text)
