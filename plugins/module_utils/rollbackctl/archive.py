@@ -16,7 +16,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Iterable
-from typing import IO
+from typing import IO, Any
 
 from .errors import Refused
 from .files_tree import CHUNK, DIRECTORY, FILE, LINK, Item, Summary, Tally, left_out, summarise
@@ -91,12 +91,23 @@ class _Metered:
         self._file = file
         self._tally = tally
         self._given = 0
+        self._last = -1
+
+    def ends_at(self, offset: int) -> bool:
+        """Say whether all that was read from offset (bytes) on is the end of a tar: two or more blocks of zeros.
+
+        tarfile stops without a word at a damaged header as well.
+        """
+        return self._last < offset and self._given - offset >= 2 * tarfile.BLOCKSIZE
 
     def read(self, size: int = CHUNK) -> bytes:
         try:
             data = self._file.read(size)
         except (EOFError, zlib.error, OSError) as exc:
             raise _damaged(self._tally, "it is cut off or its bytes were changed") from exc
+        content = len(data.rstrip(b"\0"))
+        if content:
+            self._last = self._given + content - 1
         self._given += len(data)
         if self._given > self._tally.max_bytes + _OVERHEAD * (self._tally.entries + 64):
             self._tally.add(self._tally.max_bytes + 1)
@@ -122,16 +133,21 @@ def read_archive(file: IO[bytes], tally: Tally, into: int | None = None) -> Cont
         )
     plain: IO[bytes] = gzip.GzipFile(fileobj=file, mode="rb") if magic.startswith(b"\x1f\x8b") else file  # type: ignore[assignment]
     metered = _Metered(plain, tally)
-    ended: list[bool] = []
 
     class Header(tarfile.TarInfo):
-        """A tar header that notes the end mark and does not let a name fill the memory."""
+        """A tar header that does not let a name fill the memory."""
 
         @classmethod
-        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
-            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
-                ended.append(True)
-            header = super().frombuf(buf, encoding, errors)
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
+            return cls._short(super().frombuf(buf, encoding, errors))
+
+        @classmethod
+        def _frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str, **more: Any) -> Any:
+            # What tarfile calls instead since the corrections of 2025 and 2026; it does not exist before.
+            return cls._short(super()._frombuf(buf, encoding, errors, **more))  # type: ignore[misc]
+
+        @staticmethod
+        def _short(header: Any) -> Any:
             if header.type in _LONG_HEADERS and not 0 <= header.size <= _LONG_HEADER_LIMIT:
                 raise _damaged(tally, "it holds a name longer than 1 MB")
             return header
@@ -147,11 +163,12 @@ def read_archive(file: IO[bytes], tally: Tally, into: int | None = None) -> Cont
         ) as archive:
             for member in archive:
                 reader.take(archive, member)
+            end = int(archive.offset)  # of the header that is none
         while metered.read():
             pass
     except (tarfile.TarError, EOFError, ValueError, KeyError, IndexError, OverflowError) as exc:
         raise _damaged(tally, "it is cut off or its bytes were changed") from exc
-    if not ended:
+    if not metered.ends_at(end):
         raise _damaged(tally, "its end is missing")
     return reader.contents()
 
