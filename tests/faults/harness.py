@@ -225,7 +225,8 @@ class Run:
     def _finish(self, last: Answer) -> Answer:
         failed, message = bool(last.get("failed")), str(last.get("msg", ""))
         asked = {"rollback_soak_seconds": 0}
-        return self._module("finish", lambda: finish_run(self.run, asked, self.roles, failed=failed, message=message))
+        work = lambda: finish_run(self.run, asked, self.roles, failed=failed, message=message)  # noqa: E731
+        return {"outcome": "unknown", **self._module("finish", work)}
 
     def _phase(self, phase: str) -> Answer:
         params = json.loads(json.dumps({"phase": phase, "roles": self.roles, "run": self.run}))

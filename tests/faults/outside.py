@@ -28,6 +28,7 @@ class Seen:
     branch: str
     head: str
     files: dict[str, str]
+    differs: str
 
 
 def read(shop: Sample) -> Seen:
@@ -42,6 +43,7 @@ def read(shop: Sample) -> Seen:
         branch=git(shop.origin, "rev-parse", "refs/heads/main^{tree}"),
         head=git(shop.app, "rev-parse", "HEAD^{tree}"),
         files=tree(shop.app, modes=0o111),  # git knows of no others
+        differs=git(shop.app, "status", "--porcelain"),
     )
 
 
@@ -81,7 +83,7 @@ def broken(now: Seen, old: Seen, new: Seen) -> list[str]:
 
 def _code(now: Seen, old: Seen, new: Seen) -> str:
     for side, name in ((old, OLD), (new, NEW)):
-        if (now.branch, now.head, now.files) == (side.branch, side.branch, side.files):
+        if (now.branch, now.head, now.files, now.differs) == (side.branch, side.branch, side.files, ""):
             return name
     return NEITHER
 

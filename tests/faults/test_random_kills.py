@@ -84,6 +84,8 @@ def shop_of_a_seed(bench: Bench, seed: int, usual: dict[str, float], *, thorough
     if run:
         case.go_on(run)
     else:
-        assert case.run(controller="last").go()["outcome"] in {"done", "already"}, seed
+        case.lose_controller_if_any()
+        ending = case.run(controller="last").go()
+        assert ending["outcome"] in {"done", "already"}, f"seed {seed}: {ending}"
         assert case.word() == outside.NEW
     return kills
