@@ -8,15 +8,15 @@ left on the target. It waits for the lease to end without a successor and then a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from .component import TARGET, Driver, FenceDriver
+from .component import TARGET, FenceDriver
 from .durable import now, write_document
 from .errors import LeaseHeld, RollbackError, StepFailed
 from .failpoints import VARIABLE, failpoint
@@ -25,7 +25,7 @@ from .phases import Work
 from .plan import Plan
 from .readback import NEW, OLD, Picture, place_of, read_service
 from .step import LOCK_WAIT_SECONDS, changing_step
-from .store import DirectoryStore
+from .store import DirectoryStore, Lease
 
 FAILPOINTS = (
     "fence.watchdog.after",
@@ -49,7 +49,7 @@ def close_fences(work: Work) -> None:
     with changing_step(work.store, str(work.run["id"]), int(work.run["token"])) as journal:
         if not fence_is_closed(journal.events()):
             journal.append("fence-closing", components=[driver.name for driver in fences])
-        arm_watchdog(work.store, work.run, plan, fences, work.drivers)
+        arm_watchdog(work, plan, fences)
         failpoint("fence.watchdog.after")
         for driver in fences:
             began = time.monotonic()
@@ -134,13 +134,7 @@ def _open(driver: FenceDriver, store: DirectoryStore, run: Mapping[str, Any]) ->
 # -- the watchdog ----------------------------------------------------------------------------------------------------
 
 
-def arm_watchdog(
-    store: DirectoryStore,
-    run: Mapping[str, Any],
-    plan: Plan,
-    fences: Sequence[FenceDriver],
-    drivers: Sequence[Driver],
-) -> None:
+def arm_watchdog(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
     """Leave a process on this host that opens the fences by the rule when the lease ends without a successor.
 
     It is forked from this one (all its code is loaded), in a session of its own, so it survives the controller, the SSH
@@ -155,7 +149,7 @@ def arm_watchdog(
         if os.fork():
             os._exit(0)
         _become_daemon()
-        _watch(store, run, plan, fences, drivers)
+        _watch(work, plan, fences)
     finally:
         os._exit(0)
 
@@ -173,57 +167,61 @@ def _become_daemon() -> None:
     os.closerange(3, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 65536))
 
 
-def _watch(
-    store: DirectoryStore,
-    run: Mapping[str, Any],
-    plan: Plan,
-    fences: Sequence[FenceDriver],
-    drivers: Sequence[Driver],
-) -> None:
-    identity, token = str(run["id"]), int(run["token"])
+def _watch(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
+    store, journal = work.store, work.store.journal(str(work.run["id"]))
     while True:
         time.sleep(POLL_SECONDS)
-        if not fence_is_closed(store.journal(identity).events()):
+        # Closed again, a fence gets a second watchdog; the other one, or the run, may have opened it before.
+        if not fence_is_closed(journal.events()) or _taken_over(work):
             return
-        lease = store.lease()
-        if lease is not None and (lease.run, lease.token) != (identity, token):
-            return
-        if lease is not None and store.lease_ends_in(lease) > 0:
+        if not _abandoned(work):
             continue
         try:
             with store.locked(LOCK_WAIT_SECONDS):
-                lease = store.lease()
-                if lease is not None and (
-                    (lease.run, lease.token) != (identity, token) or store.lease_ends_in(lease) > 0
-                ):
-                    continue
-                # A run that closes its fence again leaves a second watchdog; the other one may have been here before.
-                if fence_is_closed(store.journal(identity).events()):
-                    _open_by_rule(store, run, plan, fences, drivers)
-                return
+                if _abandoned(work) and not _taken_over(work) and fence_is_closed(journal.events()):
+                    _open_by_rule(work, plan, fences)
+                    return
         except LeaseHeld:
             continue
 
 
-def _open_by_rule(
-    store: DirectoryStore,
-    run: Mapping[str, Any],
-    plan: Plan,
-    fences: Sequence[FenceDriver],
-    drivers: Sequence[Driver],
-) -> None:
-    journal = store.journal(str(run["id"]))
-    picture: Picture = read_service(store, run, plan, drivers)
+def _taken_over(work: Work) -> bool:
+    """Say whether the run goes on under another controller, which has a watchdog of its own, or another run holds."""
+    lease = _lease(work)
+    return lease is not None and (lease.run, lease.token) != (str(work.run["id"]), int(work.run["token"]))
+
+
+def _abandoned(work: Work) -> bool:
+    """Say whether the lease has ended. One that cannot be read any more cannot be renewed either."""
+    lease = _lease(work)
+    return lease is None or work.store.lease_ends_in(lease) <= 0
+
+
+def _lease(work: Work) -> Lease | None:
+    try:
+        return work.store.lease()
+    except (RollbackError, OSError):
+        return None
+
+
+def _open_by_rule(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
+    """Apply the rule. A store that cannot be written any more (read-only, full) does not keep the service closed."""
+    run = str(work.run["id"])
+    journal = work.store.journal(run)
+    picture: Picture = read_service(work.store, work.run, plan, work.drivers)
     report = {"word": picture.word, "text": picture.text, "opened": False, "message": ""}
     try:
         if picture.word in (OLD, NEW):
-            _announce_opening(journal, picture)
+            with contextlib.suppress(OSError):
+                _announce_opening(journal, picture)
             for driver in fences:
-                _open(driver, store, run)
-            journal.append("fence-opened", by="watchdog", word=picture.word)
+                _open(driver, work.store, work.run)
             report["opened"] = True
+            with contextlib.suppress(OSError):
+                journal.append("fence-opened", by="watchdog", word=picture.word)
         else:
-            report["message"] = f"The fence stays closed. Next: rollbackctl resume {run['id']}"
+            report["message"] = f"The fence stays closed. Next: rollbackctl resume {run}"
     except (RollbackError, OSError) as error:
         report["message"] = str(error)
-    write_document(Path(store.run_directory(str(run["id"]))) / "watchdog.json", report)
+    with contextlib.suppress(OSError):
+        write_document(work.store.run_directory(run) / "watchdog.json", report)

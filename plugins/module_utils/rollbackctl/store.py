@@ -74,7 +74,7 @@ class DirectoryStore:
 
         :raises LeaseHeld: another process holds it for longer than wait_seconds.
         """
-        handle = os.open(self.path / "lock", os.O_RDWR | os.O_NOFOLLOW)
+        handle = os.open(self.path / "lock", os.O_RDONLY | os.O_NOFOLLOW)
         try:
             deadline = time.monotonic() + wait_seconds
             while True:

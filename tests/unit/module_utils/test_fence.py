@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -207,6 +208,28 @@ def test_the_watchdog_opens_what_is_wholly_old(service: Service, watchdogs: Call
     assert (found["word"], found["opened"], found["message"]) == ("wholly old", True, "")
     last = service.store.journal(RUN).events()[-1]
     assert (last["event"], last["by"]) == ("fence-opened", "watchdog")
+
+
+def test_a_store_that_became_read_only_does_not_keep_the_service_closed(
+    service: Service, watchdogs: Callable[[], None]
+) -> None:
+    fenced(service)
+    store = str(service.store.path)
+    subprocess.run(["mount", "--bind", store, store], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", store], check=True)
+        watchdogs()
+        assert gate(service) == OPEN
+        assert report(service) is None
+    finally:
+        subprocess.run(["umount", store], check=True)
+
+
+def test_a_damaged_lease_does_not_keep_the_service_closed(service: Service, watchdogs: Callable[[], None]) -> None:
+    fenced(service)
+    (service.store.path / "lease.json").write_text("not a lease", encoding="utf-8")
+    watchdogs()
+    assert gate(service) == OPEN
 
 
 def test_the_watchdog_opens_what_is_wholly_new(service: Service, watchdogs: Callable[[], None]) -> None:
