@@ -168,27 +168,31 @@ def _become_daemon() -> None:
 
 
 def _watch(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
+    """Wait for the fence to be opened, or for the run's lease to end.
+
+    A controller that takes the run over may be gone before it arms a watchdog of its own, so this one goes on for as
+    long as the run has the service. There may then be several; each looks again once it has the kernel lock.
+    """
     store, journal = work.store, work.store.journal(str(work.run["id"]))
     while True:
         time.sleep(POLL_SECONDS)
-        # Closed again, a fence gets a second watchdog; the other one, or the run, may have opened it before.
-        if not fence_is_closed(journal.events()) or _taken_over(work):
+        if not fence_is_closed(journal.events()) or _is_another_runs(work):
             return
         if not _abandoned(work):
             continue
         try:
             with store.locked(LOCK_WAIT_SECONDS):
-                if _abandoned(work) and not _taken_over(work) and fence_is_closed(journal.events()):
+                if _abandoned(work) and not _is_another_runs(work) and fence_is_closed(journal.events()):
                     _open_by_rule(work, plan, fences)
                     return
         except LeaseHeld:
             continue
 
 
-def _taken_over(work: Work) -> bool:
-    """Say whether the run goes on under another controller, which has a watchdog of its own, or another run holds."""
+def _is_another_runs(work: Work) -> bool:
+    """Say whether the lease is, or was last, another run's: then what becomes of the service is no longer ours."""
     lease = _lease(work)
-    return lease is not None and (lease.run, lease.token) != (str(work.run["id"]), int(work.run["token"]))
+    return lease is not None and lease.run != str(work.run["id"])
 
 
 def _abandoned(work: Work) -> bool:
