@@ -33,6 +33,12 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Service:
     return Service(tmp_path, {"data": [db], "text": [text_component(tmp_path, "app", "bad\n", "good\n")]})
 
 
+@pytest.fixture(autouse=True)
+def _a_young_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's time counts from the start of its process; that of all these tests may have run for long."""
+    monkeypatch.setattr("ansible.module_utils.rollbackctl.record._process_age", lambda: 0.0)
+
+
 def make(directory: Path | None, run: str = RUN, **more: Any) -> Record:
     facts: dict[str, Any] = {
         "kind": "rollback",
