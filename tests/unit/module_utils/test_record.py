@@ -33,12 +33,6 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Service:
     return Service(tmp_path, {"data": [db], "text": [text_component(tmp_path, "app", "bad\n", "good\n")]})
 
 
-@pytest.fixture(autouse=True)
-def _a_young_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run's time counts from the start of its process; that of all these tests may have run for long."""
-    monkeypatch.setattr("ansible.module_utils.rollbackctl.record._process_age", lambda: 0.0)
-
-
 def make(directory: Path | None, run: str = RUN, **more: Any) -> Record:
     facts: dict[str, Any] = {
         "kind": "rollback",
@@ -74,8 +68,10 @@ def problems(validator: Draft202012Validator, document: dict[str, Any]) -> list[
 
 
 def test_a_whole_run_is_a_valid_record_at_every_moment(
-    service: Service, validator: Draft202012Validator, tmp_path: Path
+    service: Service, validator: Draft202012Validator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A run's time counts from the start of its process; this one, of all the tests, may have run for long.
+    monkeypatch.setattr("ansible.module_utils.rollbackctl.record._process_age", lambda: 0.0)
     record = make(tmp_path / "records")
     record.write()
     written = tmp_path / "records" / f"{RUN}.json"
