@@ -158,3 +158,19 @@ def test_what_was_reached_but_not_written_down_is_known_by_reading_it(bench: Ben
     for _again in range(times):
         assert case.go_on(died.run) in {"done", "already"}
     assert len(outside.tokens(case.shop.databases[0])) > visits
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "fence"), [("fence.close.after", "opened, old"), ("restore_sqlite.replace.after", "kept closed")]
+)
+def test_a_second_controller_that_is_gone_at_once_leaves_the_watchdog(bench: Bench, failpoint: str, fence: str) -> None:
+    case = Case(bench, scenario_of(failpoint))
+    died = expect_death(case.run(failpoint=f"{failpoint}:kill"), "kill")
+
+    def gone() -> None:
+        raise died
+
+    with pytest.raises(Died):
+        case.run(named=died.run, controller="second", before={"preflight": gone}).go()
+    assert case.rule_eleven(died) == fence
+    assert case.go_on(died.run) in {"done", "already"}
