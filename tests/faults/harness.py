@@ -238,7 +238,8 @@ class Run:
         armed = self.failpoint if self.only in {"", phase} and self.died is None else ""
         answer, number = call(work, failpoint=armed, killer=self.killer, trace=self._trace_file(phase))
         if number:
-            self.died = Died(phase, number, str(self.run["id"]))
+            resumed = self.asked["rollback_run"] if self.kind == "rollback" else ""  # known before the guard says so
+            self.died = Died(phase, number, str(resumed or self.run["id"]))
             if not self.survives:
                 raise self.died
             return {"failed": True, "msg": f"the module of {phase} was ended by signal {number}"}

@@ -72,7 +72,8 @@ def shop_of_a_seed(bench: Bench, seed: int, usual: dict[str, float], *, thorough
         kills += controller.died is not None
         case.parts()
         case.nothing_lost()
-        run = str(controller.run["id"]) if case.store.read_plan(str(controller.run["id"])) is not None else ""
+        begun = controller.died.run if controller.died else str(controller.run["id"])
+        run = begun if case.store.read_plan(begun) is not None else ""
         if ending["outcome"] in {"done", "already"}:
             assert case.word() == outside.NEW, (seed, ending)
             break
