@@ -27,7 +27,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """The one place where shops are put and killed."""
     made = Bench(tmp_path_factory.mktemp("faults"))
     yield made
-    made.stop()
+    made.close()
 
 
 @pytest.fixture(scope="session")
