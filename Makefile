@@ -55,8 +55,8 @@ drills: deps ## real breaks, the shipped playbooks, proof from outside (molecule
 refusals: deps ## runs that must be refused with nothing changed
 	@$(PYTEST) tests/refusals $(ARGS)
 
-faults: deps ## kill it at every failpoint, fill the disk; prints the table
-	@$(PYTEST) tests/faults -s $(ARGS)
+faults: deps ## kill it at every failpoint, 1,000 times at random, fill the disk; the long way, prints the table
+	@FAULTS_THOROUGH=1 FAULTS_KILLS=1000 $(PYTEST) tests/faults -s $(ARGS)
 
 bench: deps ## measure; ratios are against the baseline in the same run
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)

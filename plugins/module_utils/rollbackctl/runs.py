@@ -78,11 +78,11 @@ def open_run(
     if dry:
         _warn_of_lease(store, facts)
     else:
-        facts["token"] = _take_lease(store, run, str(facts["id"]))
+        facts["token"] = _take_lease(store, run, str(facts["id"]), named)
     return facts
 
 
-def _take_lease(store: DirectoryStore, run: Mapping[str, Any], identity: str) -> int:
+def _take_lease(store: DirectoryStore, run: Mapping[str, Any], identity: str, named: str) -> int:
     """Take the lease, last of all: who is refused must not keep others away. Returns the token.
 
     :raises Refused: somebody else holds it, or the store cannot be written.
@@ -91,6 +91,8 @@ def _take_lease(store: DirectoryStore, run: Mapping[str, Any], identity: str) ->
     token = 0
     try:
         with store.locked(OPEN_WAIT_SECONDS):
+            if run["kind"] in ("rollback", "undo"):
+                _refuse_behind_closed_fence(store, {named, identity})
             seconds = float(run["lease_seconds"])
             lease = store.acquire(identity, str(run["holder"]), str(run["controller"]), int(run["pid"]), seconds)
             token = lease.token
@@ -103,6 +105,26 @@ def _take_lease(store: DirectoryStore, run: Mapping[str, Any], identity: str) ->
             store.release(identity, token)
         raise Refused(f"The state store {store.path} cannot be written: {error.strerror}.") from error
     return token
+
+
+def _refuse_behind_closed_fence(store: DirectoryStore, named: set[str]) -> None:
+    """Refuse a new run while an earlier one stands behind its closed fence: its watchdog would leave the service to the
+    new run, whose plan knows nothing of a fence that somebody else closed. While a lease holds, that is what is said.
+
+    :raises Refused: so it is; naming that run (to resume it or to take it back) goes on with it.
+    """
+    lease = store.lease()
+    if lease is not None and store.lease_ends_in(lease) > 0:
+        return
+    for run in reversed(store.runs()):
+        events = store.journal(run).events()
+        if run in named or any(event["event"] == "fence-closing" for event in events):
+            if run not in named and fence_is_closed(events):
+                raise Refused(
+                    f"Run {run} stopped behind a closed fence, so the service is stopped. Nothing was changed.",
+                    f"rollbackctl resume {run}",
+                )
+            return
 
 
 def _named_run(store: DirectoryStore, kind: str, level: int, named: str) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from ansible.module_utils.rollbackctl import fence
 from ansible.module_utils.rollbackctl.durable import read_document
+from ansible.module_utils.rollbackctl.errors import Refused
 from ansible.module_utils.rollbackctl.failpoints import VARIABLE
 
-from tests.unit.module_utils.engine_parts import FENCED, HALF, OPEN, RUN, Service, register, text_component
+from tests.unit.module_utils.engine_parts import FENCED, HALF, OPEN, OTHER_RUN, RUN, Service, register, text_component
 
 TO = {"db": "good", "app": "good"}
 PATIENCE = 60.0
@@ -300,6 +301,19 @@ def test_a_resumed_run_goes_on_behind_the_closed_fence(service: Service, watchdo
     assert gate(service) == OPEN
     assert service.finish()["outcome"] == "done"
     watchdogs()  # both of them
+
+
+def test_a_new_run_is_refused_while_another_stands_behind_its_closed_fence(
+    service: Service, watchdogs: Callable[[], None]
+) -> None:
+    fenced(service)
+    write(service, "db", HALF)  # neither old nor new: the watchdog leaves it closed
+    watchdogs()
+    assert gate(service) == FENCED
+    with pytest.raises(Refused, match="behind a closed fence") as refused:
+        service.open(identity=OTHER_RUN)
+    assert refused.value.next_step == f"rollbackctl resume {RUN}"
+    assert service.open(rollback_run=RUN)["resume"]
 
 
 def test_the_watchdog_acts_when_a_run_was_ended_behind_a_closed_fence(
