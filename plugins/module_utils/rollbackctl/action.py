@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,9 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
         except (AnsibleError, KeyError, OSError, ValueError, TypeError) as error:
             return {"failed": True, "msg": f"{self._task.action}: {type(error).__name__}: {error}"}
 
+    @abstractmethod
     def act(self) -> dict[str, Any]:
         """Do the plugin's work and return its result."""
-        raise NotImplementedError
 
     @property
     def stop_requested(self) -> str:
