@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
-from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Finding, Place, Version
+from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, FenceDriver, Finding, Place, Version
 from .durable import now
 from .errors import AwaitingSomebody, Refused, RollbackError, StateOther, StepFailed
 from .journal import Journal, fence_is_closed, written_since_applied
@@ -300,6 +300,7 @@ def _rollback(work: Work) -> None:
         journal.append("applied", component=driver.name, read_back=reading.text)
         work.note(driver.name, "changed", entry.target.text, began, reading.text)
 
+    _require_closed_fence(work, work.plan())
     _each(work, rollback, actions=("change", "follow"))
 
 
@@ -308,6 +309,8 @@ def _undo(work: Work) -> None:
     events = work.store.journal(str(work.run["id"])).events()
     begun = {event["component"] for event in events if event["event"] == "begin"}
     plan = work.plan()
+    if begun:
+        _require_closed_fence(work, plan)
     for driver in work.drivers:
         entry = plan.entry(driver.name)
         if entry is not None and entry.action == "change" and driver.name in begun:
@@ -331,6 +334,21 @@ def _undo(work: Work) -> None:
     _each(work, undo)
     if begun:
         _each(work, start_anew, actions=("follow",))
+
+
+def _require_closed_fence(work: Work, plan: Plan) -> None:
+    """Stop when the plan needs a fence and it is not closed: what users write now would be lost, or mixed with the old.
+
+    :raises StepFailed: closing it did not work, or was skipped.
+    """
+    for driver in work.drivers if plan.fence else ():
+        if isinstance(driver, FenceDriver) and driver.options.get("fence"):
+            driver.place = place_of(work.store, work.run, driver.name)
+            if not driver.closed():
+                raise StepFailed(
+                    f"{driver.name} is not stopped, so nothing behind it may be changed. This step changed nothing.",
+                    f"rollbackctl resume {work.run['id']}",
+                )
 
 
 def _take_back(work: Work, driver: Driver, entry: Entry, journal: Journal) -> None:

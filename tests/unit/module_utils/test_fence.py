@@ -83,6 +83,10 @@ def write(service: Service, name: str, text: str) -> None:
     (service.folder / f"{name}.txt").write_text(text, encoding="utf-8")
 
 
+def content(service: Service, name: str) -> str:
+    return (service.folder / f"{name}.txt").read_text(encoding="utf-8")
+
+
 def fenced(service: Service) -> Service:
     service.begin(rollback_to=TO)
     service.go("stage", "fence")
@@ -284,7 +288,7 @@ def test_the_watchdog_waits_while_the_lease_is_renewed(service: Service, watchdo
 
 def test_the_watchdog_waits_for_a_step_that_still_works(service: Service, watchdogs: Callable[[], None]) -> None:
     fenced(service)
-    with service.store.locked():
+    with service.store.locked(5.0):  # the fork of the watchdog holds it for a moment
         os.utime(service.store.path / "lease.json", (0, 0))
         time.sleep(0.5)
         assert gate(service) == FENCED
@@ -354,4 +358,20 @@ def test_the_watchdog_holds_neither_lock_nor_files_of_its_module(
             time.sleep(0.02)
     assert os.getsid(int(watchdog)) != os.getsid(0)
     service.go("resume")
+    watchdogs()
+
+
+@pytest.mark.parametrize("phase", ["rollback", "undo"])
+def test_nothing_is_changed_or_taken_back_while_the_fence_is_open(
+    service: Service, phase: str, watchdogs: Callable[[], None]
+) -> None:
+    fenced(service)
+    if phase == "undo":
+        service.go("capture", "rollback")
+    (service.folder / "gate").write_text(OPEN, encoding="utf-8")
+    before = content(service, "db"), content(service, "app")
+    answer = service.phase(phase)
+    assert answer["failed"]
+    assert "is not stopped" in answer["msg"]
+    assert (content(service, "db"), content(service, "app")) == before
     watchdogs()
