@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible.module_utils.rollbackctl import failpoints
 from ansible.module_utils.rollbackctl.errors import RollbackError
 from ansible.module_utils.rollbackctl.names import new_id
@@ -28,6 +29,9 @@ from ansible.module_utils.rollbackctl.store import host_name
 
 Answer = dict[str, Any]
 SAFETY_SECONDS = 120.0
+ROOT = Path(__file__).resolve().parents[2]
+# Kinds whose playbook has another order than the level's.
+PLAYBOOKS = {"undo": "roll-forward.yml"}
 
 
 @dataclasses.dataclass
@@ -126,6 +130,15 @@ def _trace(file: Path) -> None:
             module.failpoint = passed  # type: ignore[attr-defined]
 
 
+def in_order(roles: list[dict[str, Any]], playbook: str | None) -> list[dict[str, Any]]:
+    """Return the roles in the order of the playbook that would run them; as they are given without one."""
+    if playbook is None:
+        return list(roles)
+    (play,) = yaml.safe_load((ROOT / "playbooks" / playbook).read_text(encoding="utf-8"))
+    order: list[str] = play["vars"]["run_roles"]
+    return sorted(roles, key=lambda item: order.index(item["role"]))
+
+
 class Run:
     """One controller's run of a level playbook for one service."""
 
@@ -151,7 +164,7 @@ class Run:
         break_after: pretend that this phase failed (a check that says no). before: what happens in the world just
         before a phase.
         """
-        self.roles: list[dict[str, Any]] = list(profile["roles"])
+        self.roles = in_order(profile["roles"], PLAYBOOKS.get(kind))
         self.profile, self.kind, self.failpoint, self.only = profile, kind, failpoint, only
         self.killer, self.survives, self.trace, self.break_after = killer, survives, trace, break_after
         self.before = dict(before or {})
