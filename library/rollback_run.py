@@ -83,51 +83,18 @@ rollbackctl:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.rollbackctl.errors import RollbackError
-from ansible.module_utils.rollbackctl.runs import describe, finish_run, open_run, plan_run, release_quarantine
+from ansible.module_utils.rollbackctl.runs import RUN_ARGUMENTS, operate
 
 
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={
-            "operation": {
-                "type": "str",
-                "required": True,
-                "choices": ["open", "plan", "finish", "describe", "release"],
-            },
-            "run": {"type": "dict", "required": True},
-            "service": {"type": "dict", "default": {}},
-            "asked": {"type": "dict", "default": {}},
-            "proposals": {"type": "list", "elements": "dict", "default": []},
-            "roles": {"type": "list", "elements": "dict", "default": []},
-            "fences": {"type": "bool", "default": False},
-            "dry": {"type": "bool", "default": False},
-            "failed": {"type": "bool", "default": False},
-            "hold": {"type": "bool", "default": False},
-            "message": {"type": "str", "default": ""},
-        },
+        argument_spec=RUN_ARGUMENTS,
         supports_check_mode=True,
         no_log=True,  # the parameters, which may hold secrets, would go to the host's syslog
     )
-    given = module.params
-    run, asked, operation = given["run"], given["asked"], given["operation"]
     try:
-        if operation == "open":
-            facts = {"phase": "guard", "run": open_run(run, given["service"], asked, dry=given["dry"])}
-        elif operation == "plan":
-            facts = {
-                "phase": "plan",
-                **plan_run(run, asked, given["proposals"], fences=given["fences"], dry=given["dry"]),
-            }
-        elif operation == "finish":
-            ending = finish_run(
-                run, asked, given["roles"], failed=given["failed"], message=given["message"], hold=given["hold"]
-            )
-            facts = {"phase": "finish", "ending": ending}
-        elif operation == "release":
-            facts = {"phase": "release", "text": release_quarantine(run, str(asked.get("rollback_release") or ""))}
-        else:
-            facts = {"phase": "status", "status": describe(run["state"])}
+        facts = operate(module.params)
     except RollbackError as error:
         module.fail_json(msg=error.message, next_step=error.next_step)
     module.exit_json(changed=False, rollbackctl=facts)

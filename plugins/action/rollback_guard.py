@@ -17,7 +17,14 @@ if _SHARED not in module_utils.__path__:
     module_utils.__path__.append(_SHARED)
 
 from ansible.context import CLIARGS  # noqa: E402
-from ansible.module_utils.rollbackctl.action import CALLBACK_VARIABLE, ROLES, RUN_FACT, RollbackAction  # noqa: E402
+from ansible.module_utils.rollbackctl.action import (  # noqa: E402
+    CALLBACK_VARIABLE,
+    KUBERNETES,
+    KUBERNETES_PROBLEM,
+    ROLES,
+    RUN_FACT,
+    RollbackAction,
+)
 from ansible.module_utils.rollbackctl.check_controller import read_checks  # noqa: E402
 from ansible.module_utils.rollbackctl.controller import (  # noqa: E402
     component_problems,
@@ -28,6 +35,7 @@ from ansible.module_utils.rollbackctl.controller import (  # noqa: E402
     validate,
 )
 from ansible.module_utils.rollbackctl.errors import RollbackError  # noqa: E402
+from ansible.module_utils.rollbackctl.registry import DRIVERS  # noqa: E402
 from ansible.module_utils.rollbackctl.store import host_name  # noqa: E402
 
 
@@ -41,7 +49,7 @@ class ActionModule(RollbackAction):
         profile, wrong = self._asked("profile")
         problems += wrong + parameter_problems(asked, kind) + self._scope_problems(asked, profile, kind)
         problems += unknown_names(self._own_names(), known_names(str(ROLES)))
-        problems += self._component_problems(asked) + self._check_problems()
+        problems += self._component_problems(asked) + self._check_problems() + self._state_problems()
         announced = _callback()
         if announced is None:
             problems.append(
@@ -90,6 +98,18 @@ class ActionModule(RollbackAction):
         named = [*(asked.get("rollback_components") or []), *(asked.get("rollback_to") or {})]
         return wrong + component_problems([str(name) for name in named], components)
 
+    def _state_problems(self) -> list[str]:
+        """Say which roles cannot work with the service's kind of state store."""
+        state = self.state
+        wrong = []
+        if self.in_kubernetes and KUBERNETES_PROBLEM:
+            wrong.append(f"rollback_state.kind kubernetes cannot be used here: {KUBERNETES_PROBLEM}")
+        for role in self.run_roles():
+            wanted = DRIVERS[role].store_kind if role in DRIVERS else KUBERNETES
+            if self.variable(role) and wanted != state.get("kind"):
+                wrong.append(f"{role} needs rollback_state.kind {wanted}; this service's is {state.get('kind')}")
+        return wrong
+
     def _check_problems(self) -> list[str]:
         try:
             read_checks(self.variable("rollback_checks") or [])
@@ -100,7 +120,7 @@ class ActionModule(RollbackAction):
     def _open(
         self, kind: str, asked: dict[str, Any], profile: dict[str, Any], announced: dict[str, Any]
     ) -> dict[str, Any]:
-        state = dict(profile["rollback_state"])
+        state = {**profile["rollback_state"], **self.state}
         run = {
             "id": announced["run"],
             "kind": kind,

@@ -45,9 +45,9 @@ def argument_names(path: Path) -> set[str]:
     if isinstance(spec, ast.Dict):
         return {key.value for key in spec.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
     assert isinstance(spec, ast.Name)
-    from ansible.module_utils.rollbackctl import phases  # noqa: PLC0415 - only where a module takes what phases take
+    from ansible.module_utils.rollbackctl import phases, runs  # noqa: PLC0415 - only where a module takes what they take
 
-    return set(getattr(phases, spec.id))
+    return set(getattr(phases, spec.id, None) or getattr(runs, spec.id))
 
 
 def test_there_are_modules() -> None:

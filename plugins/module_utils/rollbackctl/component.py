@@ -129,11 +129,14 @@ class Place:
     work: private directory (0700) on the target for this run and component; survives the run until finalize.
         None in preflight and in check mode: nothing may be written then.
     reason: the operator's words, for commit messages; one line, already checked.
+    cluster: where the API server is and proof that the run still holds the lease (kube_store.Cluster), for drivers of
+        things in Kubernetes; None in a service whose state is a directory.
     """
 
     run: str = ""
     work: Path | None = None
     reason: str = ""
+    cluster: Any = None
 
 
 class Driver(ABC):
@@ -146,12 +149,18 @@ class Driver(ABC):
     default_action: ClassVar[str] = "change"
     # Failpoint names, so that the kill matrix finds them all.
     failpoints: ClassVar[tuple[str, ...]] = ()
+    # The kind of state store it works with: what is in Kubernetes is done from the controller, all else on the host.
+    store_kind: ClassVar[str] = "directory"
+    # What others read when they start goes before them in both directions, also when a run is taken back.
+    before_others: ClassVar[bool] = False
 
     def __init__(self, options: Mapping[str, Any], place: Place) -> None:
         """Keep the component's options (validated, defaults filled in from the role's argument spec) and its place."""
         self.options = options
         self.place = place
         self.name: str = options["name"]
+        # The service's other components of this run, by name: for one that must know what another one brings.
+        self.siblings: Mapping[str, Driver] = {}
 
     # -- reading; none of these changes anything ---------------------------------------------------------------------
 
@@ -169,6 +178,11 @@ class Driver(ABC):
 
         :raises Refused: unknown, ambiguous or damaged; the message lists the candidates where there are any.
         """
+
+    def inherent(self) -> Version | str | None:
+        """Return the target that follows from what the component is (a canary is to be stopped): then no checkpoint is
+        asked for one. None, which is the rule, for everything that has versions."""
+        return None
 
     @abstractmethod
     def check(self, live: Version, target: Version) -> Finding:
@@ -198,9 +212,10 @@ class Driver(ABC):
         """Do what is slow and harmless while traffic still flows (copy aside, prove); idempotent, into place.work."""
 
     @abstractmethod
-    def record(self, into: Path) -> Version:
+    def record(self, into: Any) -> Version:
         """Make a version of what is live now, with copies of all that is needed to bring it back, durable in `into`
-        (an existing private directory; `at` of the result). The service is not changed."""
+        (an existing private directory, or for what is in Kubernetes a kube_store.Shelf; `at` of the result). The
+        service is not changed."""
 
     @abstractmethod
     def apply(self, target: Version) -> None:

@@ -76,10 +76,35 @@ def digest(document: Any) -> str:
     return hashlib.sha256(canonical(document)).hexdigest()
 
 
+def seal(document: dict[str, Any]) -> bytes:
+    """Return a JSON document with its own digest beside it."""
+    sealed = {"sha256": digest(document), "document": document}
+    return json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+def unseal(raw: bytes, what: str) -> dict[str, Any]:
+    """Return the document that seal wrote.
+
+    :param what: where it was read, for the message.
+    :raises RollbackError: when it is damaged: its digest does not match or it is no JSON.
+    """
+    try:
+        sealed = json.loads(raw)
+        document = sealed["document"]
+        whole = isinstance(document, dict) and sealed["sha256"] == digest(document)
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise RollbackError(
+            f"{what} is damaged: its content does not match its own checksum.",
+            "Do not edit what the state store holds. Restore it from a backup, or move it away.",
+        )
+    return dict(document)
+
+
 def write_document(path: Path, document: dict[str, Any]) -> None:
     """Write a JSON document with its own digest beside it, atomically and durably."""
-    sealed = {"sha256": digest(document), "document": document}
-    write_atomic(path, json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    write_atomic(path, seal(document))
 
 
 def read_document(path: Path) -> dict[str, Any] | None:
@@ -91,15 +116,4 @@ def read_document(path: Path) -> dict[str, Any] | None:
         raw = path.read_bytes()
     except FileNotFoundError:
         return None
-    try:
-        sealed = json.loads(raw)
-        document = sealed["document"]
-        whole = isinstance(document, dict) and sealed["sha256"] == digest(document)
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise RollbackError(
-            f"{path} is damaged: its content does not match its own checksum.",
-            "Do not edit files of the state store. Restore this file from the host's backup, or move it away.",
-        )
-    return dict(document)
+    return unseal(raw, str(path))

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .component import TARGET, FenceDriver
-from .durable import now, write_document
+from .durable import now
 from .errors import LeaseHeld, RollbackError, StepFailed
 from .failpoints import VARIABLE, failpoint
 from .journal import Journal, fence_is_closed
@@ -25,7 +25,7 @@ from .phases import Work
 from .plan import Plan
 from .readback import NEW, OLD, Picture, place_of, read_service
 from .step import LOCK_WAIT_SECONDS, changing_step
-from .store import DirectoryStore, Lease
+from .store import Lease, Store
 
 FAILPOINTS = (
     "fence.watchdog.after",
@@ -124,7 +124,7 @@ def _announce_opening(journal: Journal, picture: Picture) -> None:
     journal.append("fence-opening", word=picture.word, reached=picture.word == NEW)
 
 
-def _open(driver: FenceDriver, store: DirectoryStore, run: Mapping[str, Any]) -> None:
+def _open(driver: FenceDriver, store: Store, run: Mapping[str, Any]) -> None:
     driver.place = place_of(store, run, driver.name)
     failpoint("fence.open.before")
     driver.open()
@@ -228,4 +228,4 @@ def _open_by_rule(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None
     except (RollbackError, OSError) as error:
         report["message"] = str(error)
     with contextlib.suppress(OSError):
-        write_document(work.store.run_directory(run) / "watchdog.json", report)
+        work.store.write_watchdog(run, report)

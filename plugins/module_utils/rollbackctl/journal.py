@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A run's journal: what was begun and what ended, on disk before it is true.
+"""A run's journal: what was begun and what ended, durable before it is true.
 
-One JSON line an event, each with its own checksum, so that a torn last line (power cut) is recognised and ignored. The
-file is filled with zeros in advance: a disk that fills up during the run cannot stop the journal.
+In a file: one JSON line an event, each with its own checksum, so that a torn last line (power cut) is recognised and
+ignored. The file is filled with zeros in advance: a disk that fills up during the run cannot stop the journal.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,20 @@ from .durable import digest, now, sync_directory
 PREALLOCATED_BYTES = 256 * 1024
 
 
-class Journal:
-    """The events of one run, oldest first. Writers hold the store's kernel lock."""
+class Journal(ABC):
+    """The events of one run, oldest first. Writers hold the store's lock."""
+
+    @abstractmethod
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events that are whole."""
+
+    @abstractmethod
+    def append(self, event: str, **facts: Any) -> dict[str, Any]:
+        """Write one event durably and return it. Facts are JSON values and hold no secret."""
+
+
+class FileJournal(Journal):
+    """A journal in a file of the directory store."""
 
     def __init__(self, path: Path) -> None:
         """Name the journal's file; nothing is opened yet."""

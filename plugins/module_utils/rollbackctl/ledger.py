@@ -9,7 +9,7 @@ from typing import Any
 from .durable import digest, now, parse_time
 from .errors import Refused
 from .plan import Plan, is_quarantined
-from .store import DirectoryStore
+from .store import Store
 
 CANDIDATE, PROVEN, DAMAGED = "candidate", "proven", "damaged"
 
@@ -23,7 +23,7 @@ def checkpoint_combination(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def choose_checkpoint(store: DirectoryStore, named: str) -> str:
+def choose_checkpoint(store: Store, named: str) -> str:
     """Return the checkpoint to go back to: the one that was named, else the newest proven one that is not quarantined.
     Empty when there is none: each component must then be named.
 
@@ -44,7 +44,7 @@ def choose_checkpoint(store: DirectoryStore, named: str) -> str:
     return ""
 
 
-def finish_checkpoint(store: DirectoryStore, run: Mapping[str, Any], soak_seconds: float | None) -> str:
+def finish_checkpoint(store: Store, run: Mapping[str, Any], soak_seconds: float | None) -> str:
     """Write the checkpoint from what the roles recorded, and promote candidates that have held long enough.
 
     A candidate is promoted when the checks passed (they did, or this is not reached), its soak time (seconds) is over
@@ -85,7 +85,7 @@ def finish_checkpoint(store: DirectoryStore, run: Mapping[str, Any], soak_second
     return f"{document['id']} is {state}" + (f"; promoted {', '.join(others)}" if others else "")
 
 
-def quarantine_combination(store: DirectoryStore, plan: Plan, bad: Mapping[str, Any], reason: str) -> str:
+def quarantine_combination(store: Store, plan: Plan, bad: Mapping[str, Any], reason: str) -> str:
     """Remember a combination that was rolled back, once; return one line about it."""
     identity = f"q-{digest(bad)[:12]}"
     known = store.quarantine()
@@ -103,12 +103,12 @@ def quarantine_combination(store: DirectoryStore, plan: Plan, bad: Mapping[str, 
     return f"{identity}: " + ", ".join(f"{entry.name} {entry.live.text}" for entry in plan.entries if entry.name in bad)
 
 
-def lift_quarantine(store: DirectoryStore, run: str) -> None:
+def lift_quarantine(store: Store, run: str) -> None:
     """Forget what a run quarantined: the operator took the service forward to it again."""
     store.write_quarantine([entry for entry in store.quarantine() if entry["run"] != run])
 
 
-def release(store: DirectoryStore, identity: str) -> str:
+def release(store: Store, identity: str) -> str:
     """Release one quarantined combination; return one line about it.
 
     :raises Refused: there is none of that id.

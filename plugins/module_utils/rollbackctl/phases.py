@@ -13,16 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
-from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, FenceDriver, Finding, Place, Version
+from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, FenceDriver, Finding, Version
 from .durable import now
 from .errors import AwaitingSomebody, Refused, RollbackError, StateOther, StepFailed
 from .journal import Journal, fence_is_closed, written_since_applied
 from .names import printable
 from .plan import Plan, Proposal
-from .readback import captured, place_of
+from .readback import blank_place, captured, place_of
 from .registry import drivers_of
 from .step import changing_step, deadline
-from .store import DirectoryStore, open_store
+from .store import Store, open_store
 
 PHASE_ARGUMENTS: dict[str, Any] = {
     "phase": {"type": "str", "required": True},
@@ -39,7 +39,7 @@ class Work:
 
     phase: str
     run: Mapping[str, Any]
-    store: DirectoryStore
+    store: Store
     drivers: list[Driver] = field(default_factory=list)
     role_of: dict[str, str] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Work:
         """Return the run's plan from the store."""
         document = self.store.read_plan(str(self.run["id"]))
         if document is None:
-            raise Refused(f"Run {self.run['id']} has no plan in {self.store.path}. Nothing was changed by this step.")
+            raise Refused(f"Run {self.run['id']} has no plan in {self.store.where}. Nothing was changed by this step.")
         return Plan.from_dict(document)
 
 
@@ -85,7 +85,7 @@ def run_phase(
             raise Refused(f"There is no phase {work.phase!r}; known: {', '.join(_HANDLERS)}.")
         if check_mode and work.phase != "preflight":
             raise Refused(f"Phase {work.phase} does not run in check mode.")
-        place = Place(run=work.run["id"], reason=work.run.get("reason", ""))
+        place = blank_place(work.store, work.run)
         work.drivers = drivers_of(params["roles"], place, drivers)
         work.role_of = {options["name"]: item["role"] for item in params["roles"] for options in item["components"]}
         handler(work)
@@ -181,6 +181,9 @@ def wanted(work: Work, driver: Driver, live: Version) -> Version | str | None:
         return str(named)
     if run["kind"] == "undo":
         return captured(work.store, run["undoes"], driver.name)
+    inherent = driver.inherent()
+    if inherent is not None:
+        return inherent
     if run.get("checkpoint"):
         for document in work.store.checkpoints():
             if document["id"] == run["checkpoint"] and driver.name in document.get("components", {}):
@@ -220,7 +223,7 @@ def _preflight_resumed(work: Work, driver: Driver, entry: Entry | None, began: f
 def _each(work: Work, do: Callable[[Driver, Entry, Journal], None], actions: tuple[str, ...] = ("change",)) -> None:
     """Do something with every component that the plan changes, in one changing step; what takes back goes backwards."""
     plan = work.plan()
-    order = work.drivers[::-1] if work.phase == "undo" else work.drivers
+    order = _backwards(work.drivers) if work.phase == "undo" else work.drivers
     todo = [(driver, entry) for driver in order if (entry := plan.entry(driver.name)) and entry.action in actions]
     if not todo:
         return
@@ -230,6 +233,12 @@ def _each(work: Work, do: Callable[[Driver, Entry, Journal], None], actions: tup
             limit = max(MINIMUM_DEADLINE_SECONDS, entry.finding.worst_seconds)
             with deadline(limit, f"{driver.name}, phase {work.phase}"):
                 do(driver, entry, journal)
+
+
+def _backwards(drivers: list[Driver]) -> list[Driver]:
+    """Return the order for taking a run back: the other way round, but for what the others read when they start."""
+    first = [driver for driver in drivers if driver.before_others]
+    return first + [driver for driver in reversed(drivers) if not driver.before_others]
 
 
 def _stage(work: Work) -> None:
@@ -259,17 +268,13 @@ def _capture(work: Work) -> None:
     _each(work, capture)
 
 
-def capture_once(
-    store: DirectoryStore, run: Mapping[str, Any], driver: Driver, reading: Version, journal: Journal
-) -> Version:
+def capture_once(store: Store, run: Mapping[str, Any], driver: Driver, reading: Version, journal: Journal) -> Version:
     """Keep what is live, unless what is kept already is just that (a resumed run never overwrites what it kept)."""
     kept = captured(store, str(run["id"]), driver.name)
     if kept is not None and driver.matches(reading, kept, exact=True):
         return kept
     count = sum(1 for event in journal.events() if event["event"] == "captured" and event["component"] == driver.name)
-    into = store.kept_directory(str(run["id"]), driver.name) / f"before-{count + 1}"
-    into.mkdir(mode=0o700, exist_ok=True)
-    version = driver.record(into)
+    version = driver.record(store.kept_shelf(str(run["id"]), driver.name, f"before-{count + 1}"))
     journal.append("captured", component=driver.name, version=version.to_dict())
     return version
 
@@ -325,8 +330,7 @@ def _undo(work: Work) -> None:
         if fence_is_closed(journal.events()):
             return
         # A place of its own: what was restarted for the change is restarted once more for taking it back.
-        again = work.store.kept_directory(str(work.run["id"]), driver.name) / "taken-back"
-        again.mkdir(mode=0o700, exist_ok=True)
+        again = work.store.kept_shelf(str(work.run["id"]), driver.name, "taken-back")
         driver.place = replace(driver.place, work=again)
         driver.apply(entry.live)
         work.note(driver.name, "changed", "restarted", began, driver.live(exact=True).text)
@@ -422,19 +426,15 @@ def _verify(work: Work) -> None:
 def _checkpoint(work: Work) -> None:
     run = work.run
     with changing_step(work.store, str(run["id"]), int(run["token"])) as journal:
-        directory = work.store.checkpoint_directory(str(run["checkpoint"]))
-        directory.mkdir(mode=0o700, exist_ok=True)
         for driver in work.drivers:
             began = time.monotonic()
             named = run.get("to", {}).get(driver.name)
-            into = directory / driver.name
             if driver.default_action == "follow" or (run["kind"] == "adopt" and not named):
                 continue
             if named:
                 version = driver.resolve(str(named))
             else:
-                into.mkdir(mode=0o700, exist_ok=True)
-                version = driver.record(into)
+                version = driver.record(work.store.checkpoint_shelf(str(run["checkpoint"]), driver.name))
             if not version.taken:
                 version = Version(**{**vars(version), "taken": now()})
             journal.append("recorded", component=driver.name, version=version.to_dict(), exact_keys=driver.exact_keys)

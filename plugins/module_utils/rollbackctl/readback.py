@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Place, Version
 from .errors import RollbackError
 from .journal import written_since_applied, written_since_kept
 from .plan import Plan
-from .store import DirectoryStore
+from .store import Store
 
 OLD, NEW, NEITHER, STRANGE = "wholly old", "wholly new", "neither old nor new", "changed by somebody else"
 
@@ -47,7 +47,7 @@ class Picture:
         return ", ".join(f"{c.name}: {c.state} ({c.text})" for c in self.components) or "nothing to read"
 
 
-def captured(store: DirectoryStore, run: str, component: str) -> Version | None:
+def captured(store: Store, run: str, component: str) -> Version | None:
     """Return what a run kept of a component last before changing it; None when it kept nothing."""
     for event in reversed(store.journal(run).events()):
         if event["event"] == "captured" and event["component"] == component:
@@ -55,13 +55,17 @@ def captured(store: DirectoryStore, run: str, component: str) -> Version | None:
     return None
 
 
-def place_of(store: DirectoryStore, run: Mapping[str, Any], component: str) -> Place:
+def place_of(store: Store, run: Mapping[str, Any], component: str) -> Place:
     """Return where a driver may keep things of this run."""
-    work = store.kept_directory(str(run["id"]), component)
-    return Place(run=str(run["id"]), work=work, reason=str(run.get("reason", "")))
+    return replace(blank_place(store, run), work=store.work_directory(str(run["id"]), component))
 
 
-def read_component(store: DirectoryStore, run: str, driver: Driver, entry: Entry) -> Component:
+def blank_place(store: Store, run: Mapping[str, Any]) -> Place:
+    """Return a place where nothing may be kept: that of preflight and of check mode."""
+    return Place(run=str(run["id"]), reason=str(run.get("reason", "")), cluster=store.cluster)
+
+
+def read_component(store: Store, run: str, driver: Driver, entry: Entry) -> Component:
     """Read one component against the plan. While nobody can have written since, what was kept counts as old only when
     it is exactly that."""
     events = store.journal(run).events()
@@ -78,7 +82,7 @@ def read_component(store: DirectoryStore, run: str, driver: Driver, entry: Entry
     return Component(entry.name, state, reading.text)
 
 
-def read_service(store: DirectoryStore, run: Mapping[str, Any], plan: Plan, drivers: Sequence[Driver]) -> Picture:
+def read_service(store: Store, run: Mapping[str, Any], plan: Plan, drivers: Sequence[Driver]) -> Picture:
     """Read every component that the plan changes. One that has no driver here reads as unread."""
     known = {driver.name: driver for driver in drivers}
     found = []

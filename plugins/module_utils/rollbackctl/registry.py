@@ -34,4 +34,7 @@ def drivers_of(
     :raises KeyError: no driver is registered for a role.
     """
     table = DRIVERS if known is None else known
-    return [table[item["role"]](options, place) for item in roles for options in item["components"]]
+    drivers = [table[item["role"]](options, place) for item in roles for options in item["components"]]
+    for driver in drivers:
+        driver.siblings = {other.name: other for other in drivers}
+    return drivers

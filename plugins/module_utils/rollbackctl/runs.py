@@ -4,26 +4,38 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import outcome
-from .component import Driver, Place
+from .component import Driver
 from .durable import now
 from .errors import LeaseHeld, Refused, RollbackError
 from .journal import fence_is_closed
 from .ledger import choose_checkpoint, finish_checkpoint, lift_quarantine, quarantine_combination, release
 from .names import is_run_id
 from .plan import Plan, Proposal, Request, combination, compose
-from .readback import NEW, OLD, STRANGE, captured, read_service
+from .readback import NEW, OLD, STRANGE, blank_place, captured, read_service
 from .step import LOCK_WAIT_SECONDS
-from .store import DirectoryStore, host_name, open_store
+from .store import Store, host_name, open_store
 
 # A second run is refused within a second; a process that only just ends (a watchdog being armed) is waited for.
 OPEN_WAIT_SECONDS = 0.8
+RUN_ARGUMENTS: dict[str, Any] = {
+    "operation": {"type": "str", "required": True, "choices": ["open", "plan", "finish", "describe", "release"]},
+    "run": {"type": "dict", "required": True},
+    "service": {"type": "dict", "default": {}},
+    "asked": {"type": "dict", "default": {}},
+    "proposals": {"type": "list", "elements": "dict", "default": []},
+    "roles": {"type": "list", "elements": "dict", "default": []},
+    "fences": {"type": "bool", "default": False},
+    "dry": {"type": "bool", "default": False},
+    "failed": {"type": "bool", "default": False},
+    "hold": {"type": "bool", "default": False},
+    "message": {"type": "str", "default": ""},
+}
 # Kinds whose success is not that a component changed.
 LOOKS_LIKE_NO_CHANGE = ("checkpoint", "adopt", "finalize", "quarantine")
 
@@ -37,17 +49,22 @@ class Ending:
     next: str = ""
 
 
-def check_identity(identity: Mapping[str, Any]) -> None:
-    """Prove that this host is the one that the profile means: a marker file holds the expected text.
+def check_identity(identity: Mapping[str, Any], store: Store) -> None:
+    """Prove that this is the place that the profile means: a marker file of the host holds the expected text, or the
+    state store's namespace is the very one (a name can be made again elsewhere, its UID can't).
 
-    :raises Refused: the file is missing or holds something else.
+    :raises Refused: the file is missing or holds something else; the namespace is another one.
     """
+    if identity.get("namespace_uid"):
+        store.check_namespace(str(identity["namespace_uid"]))
+    if not identity.get("path"):
+        return
     path = Path(str(identity["path"]))
     try:
         found = path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         raise Refused(f"Identity proof failed: {path} cannot be read ({error}). Is this the right host?") from error
-    if found != str(identity["content"]).strip():
+    if found != str(identity.get("content") or "").strip():
         raise Refused(f"Identity proof failed: {path} does not hold what the profile expects. This is another place.")
 
 
@@ -63,9 +80,9 @@ def open_run(
     :return: the run's facts for the phases: id, token, checkpoint, undoes, resume, finished, reversing.
     :raises Refused: wrong place, lease held, unknown run or checkpoint.
     """
-    if service.get("identity"):
-        check_identity(service["identity"])
     store = open_store(dict(run["state"]))
+    if service.get("identity"):
+        check_identity(service["identity"], store)
     kind, named = str(run["kind"]), str(asked.get("rollback_run") or "")
     facts: dict[str, Any] = {"id": run["id"], "token": 0, "checkpoint": "", "undoes": ""}
     facts.update(resume=False, finished="", reversing=False)
@@ -82,7 +99,7 @@ def open_run(
     return facts
 
 
-def _take_lease(store: DirectoryStore, run: Mapping[str, Any], identity: str, named: str) -> int:
+def _take_lease(store: Store, run: Mapping[str, Any], identity: str, named: str) -> int:
     """Take the lease, last of all: who is refused must not keep others away. Returns the token.
 
     :raises Refused: somebody else holds it, or the store cannot be written.
@@ -96,18 +113,16 @@ def _take_lease(store: DirectoryStore, run: Mapping[str, Any], identity: str, na
             seconds = float(run["lease_seconds"])
             lease = store.acquire(identity, str(run["holder"]), str(run["controller"]), int(run["pid"]), seconds)
             token = lease.token
-            store.run_directory(identity).mkdir(mode=0o700, exist_ok=True)
-            journal = store.journal(identity)
-            journal.create()
+            journal = store.open_journal(identity)
             journal.append("opened", kind=str(run["kind"]), level=int(run["level"]), holder=lease.holder, token=token)
     except OSError as error:
         with contextlib.suppress(OSError):
             store.release(identity, token)
-        raise Refused(f"The state store {store.path} cannot be written: {error.strerror}.") from error
+        raise Refused(f"The state store {store.where} cannot be written: {error.strerror}.") from error
     return token
 
 
-def _refuse_behind_closed_fence(store: DirectoryStore, named: set[str]) -> None:
+def _refuse_behind_closed_fence(store: Store, named: set[str]) -> None:
     """Refuse a new run while an earlier one stands behind its closed fence: its watchdog would leave the service to the
     new run, whose plan knows nothing of a fence that somebody else closed. While a lease holds, that is what is said.
 
@@ -116,18 +131,15 @@ def _refuse_behind_closed_fence(store: DirectoryStore, named: set[str]) -> None:
     lease = store.lease()
     if lease is not None and store.lease_ends_in(lease) > 0:
         return
-    for run in reversed(store.runs()):
-        events = store.journal(run).events()
-        if run in named or any(event["event"] == "fence-closing" for event in events):
-            if run not in named and fence_is_closed(events):
-                raise Refused(
-                    f"Run {run} stopped behind a closed fence, so the service is stopped. Nothing was changed.",
-                    f"rollbackctl resume {run}",
-                )
-            return
+    run = store.behind_closed_fence(named)
+    if run:
+        raise Refused(
+            f"Run {run} stopped behind a closed fence, so the service is stopped. Nothing was changed.",
+            f"rollbackctl resume {run}",
+        )
 
 
-def _named_run(store: DirectoryStore, kind: str, level: int, named: str) -> dict[str, Any]:
+def _named_run(store: Store, kind: str, level: int, named: str) -> dict[str, Any]:
     """Return what naming a run means: resuming it, or undoing or finalizing it."""
     if not is_run_id(named):
         raise Refused(f"rollback_run={named!r} is not a run id.")
@@ -159,7 +171,7 @@ def _named_run(store: DirectoryStore, kind: str, level: int, named: str) -> dict
     }
 
 
-def _warn_of_lease(store: DirectoryStore, facts: dict[str, Any]) -> None:
+def _warn_of_lease(store: Store, facts: dict[str, Any]) -> None:
     lease = store.lease()
     if lease is not None and lease.run != facts["id"] and store.lease_ends_in(lease) > 0:
         facts["notes"] = [f"Run {lease.run} of {lease.holder} holds the lease now; a run would be refused."]
@@ -203,7 +215,7 @@ def plan_run(
 class _full_disk_refused:  # noqa: N801 - reads as a clause of the with statement
     """Turn an OSError of writing the plan into a refusal: nothing was changed yet."""
 
-    def __init__(self, store: DirectoryStore) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
 
     def __enter__(self) -> None:
@@ -211,7 +223,7 @@ class _full_disk_refused:  # noqa: N801 - reads as a clause of the with statemen
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, OSError):
-            raise Refused(f"The plan cannot be written to {self.store.path}: {error.strerror}.") from error
+            raise Refused(f"The plan cannot be written to {self.store.where}: {error.strerror}.") from error
 
 
 def finish_run(
@@ -235,7 +247,7 @@ def finish_run(
     result: dict[str, Any] = {"set_aside": [], "quarantined": "", "notes": []}
     from .registry import drivers_of  # noqa: PLC0415 - all drivers: opening and planning need none, and start sooner
 
-    drivers = drivers_of(roles, Place(run=identity))
+    drivers = drivers_of(roles, blank_place(store, run))
     try:
         with store.locked(LOCK_WAIT_SECONDS):
             store.renew(identity, int(run["token"]))
@@ -264,7 +276,7 @@ def finish_run(
 
 
 def _decide(
-    store: DirectoryStore,
+    store: Store,
     run: Mapping[str, Any],
     plan: Plan | None,
     drivers: Sequence[Driver],
@@ -299,9 +311,7 @@ def _decide(
     return Ending(outcome.RESUMABLE, f"{message} {state}", following)
 
 
-def _write_checkpoint(
-    store: DirectoryStore, run: Mapping[str, Any], asked: Mapping[str, Any], result: dict[str, Any]
-) -> Ending:
+def _write_checkpoint(store: Store, run: Mapping[str, Any], asked: Mapping[str, Any], result: dict[str, Any]) -> Ending:
     """Write the checkpoint that the roles recorded; without it the run did not do what it was for."""
     soak = float(asked.get("rollback_soak_seconds") or 0) if run["kind"] == "checkpoint" else None
     try:
@@ -314,7 +324,7 @@ def _write_checkpoint(
 
 
 def _write_ledger(
-    store: DirectoryStore,
+    store: Store,
     run: Mapping[str, Any],
     plan: Plan | None,
     ending: Ending,
@@ -332,7 +342,7 @@ def _write_ledger(
             lift_quarantine(store, str(run["undoes"]))
         elif run["kind"] == "finalize" and succeeded:
             store.journal(str(run["undoes"])).append("finalized", by=str(run["id"]))
-            shutil.rmtree(store.run_directory(str(run["undoes"])) / "kept", ignore_errors=True)
+            store.remove_kept(str(run["undoes"]))
     except (RollbackError, OSError) as error:
         result["notes"].append(f"The ledger could not be written: {error}")
     for entry in plan.entries if plan and succeeded else ():
@@ -385,3 +395,27 @@ def describe(state: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "quarantine": store.quarantine(),
     }
+
+
+def operate(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Do one operation of the module rollback_run and return its facts.
+
+    :param params: the module's parameters: operation, run, service, asked, proposals, roles, fences, dry, failed, hold,
+        message.
+    :raises RollbackError: it was refused, or went wrong.
+    """
+    run, asked, operation = params["run"], params["asked"], params["operation"]
+    if operation == "open":
+        return {"phase": "guard", "run": open_run(run, params["service"], asked, dry=params["dry"])}
+    if operation == "plan":
+        return {
+            "phase": "plan",
+            **plan_run(run, asked, params["proposals"], fences=params["fences"], dry=params["dry"]),
+        }
+    if operation == "finish":
+        failed, message, hold = params["failed"], params["message"], params["hold"]
+        ending = finish_run(run, asked, params["roles"], failed=failed, message=message, hold=hold)
+        return {"phase": "finish", "ending": ending}
+    if operation == "release":
+        return {"phase": "release", "text": release_quarantine(run, str(asked.get("rollback_release") or ""))}
+    return {"phase": "status", "status": describe(run["state"])}

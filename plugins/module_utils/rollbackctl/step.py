@@ -11,14 +11,14 @@ from types import FrameType
 
 from .errors import DeadlineExceeded, RollbackError
 from .journal import Journal
-from .store import DirectoryStore
+from .store import Store
 
 # A survivor of a killed controller may still be at work: wait for its end rather than refuse at once.
 LOCK_WAIT_SECONDS = 30.0
 
 
 @contextmanager
-def changing_step(store: DirectoryStore, run: str, token: int) -> Iterator[Journal]:
+def changing_step(store: Store, run: str, token: int) -> Iterator[Journal]:
     """Hold the service for one changing step and give its journal.
 
     The lease is renewed at the start and while the step lasts. The kernel lock ends with the process, so a takeover
@@ -59,7 +59,7 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _beat(store: DirectoryStore, run: str, token: int, period: float, ended: threading.Event) -> None:
+def _beat(store: Store, run: str, token: int, period: float, ended: threading.Event) -> None:
     while not ended.wait(period):
         try:
             store.renew(run, token)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The state store of kind `directory`: it lives with the service, so that any controller can go on.
+"""The state store: it lives with the service, so that any controller can go on. What every kind can do, and the kind
+`directory` (kube_store.py has the kind `kubernetes`).
 
     <path>/lease.json       who may change the service now; its mtime is the last renewal
     <path>/lock             kernel lock (flock), held inside every process that changes something
@@ -15,17 +16,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from .durable import now, read_document, write_document
 from .errors import LeaseHeld, Refused, RollbackError
-from .journal import Journal
+from .journal import FileJournal, Journal, fence_is_closed
 from .names import is_name, is_run_id
 
 
@@ -42,7 +45,150 @@ class Lease:
     seconds: float
 
 
-class DirectoryStore:
+class Store(ABC):
+    """Where a service's lease, ledger, plans and journals are, and what was kept of it."""
+
+    where: str  # for people
+    # What drivers of things in Kubernetes work with (kube_store.Cluster); None in a directory.
+    cluster: Any = None
+
+    @abstractmethod
+    def create(self) -> None:
+        """Make what the store needs.
+
+        :raises Refused: it cannot be written.
+        """
+
+    # -- lock and lease ----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def locked(self, wait_seconds: float = 0.0) -> AbstractContextManager[None]:
+        """Keep every other process from changing the service while the body runs; ends with this process.
+
+        :raises LeaseHeld: another process is changing it for longer than wait_seconds.
+        """
+
+    @abstractmethod
+    def lease(self) -> Lease | None:
+        """Return the lease as it stands, ended or not; None when nobody ever held one or it was given back."""
+
+    @abstractmethod
+    def lease_ends_in(self, lease: Lease) -> float:
+        """Return for how many seconds the lease still holds, by the store's own clock; <= 0 when it has ended."""
+
+    @abstractmethod
+    def acquire(self, run: str, holder: str, controller: str, pid: int, seconds: float) -> Lease:
+        """Take the lease for a run. Naming the run of the present lease takes it over (a resume); a lease that ended is
+        free. Call it locked: then no step of the former holder is under way.
+
+        :raises LeaseHeld: another run's lease holds, or the same run's controller is alive on this controller host.
+        """
+
+    @abstractmethod
+    def renew(self, run: str, token: int) -> None:
+        """Prove that the lease is still this run's and extend it.
+
+        :raises RollbackError: it is not: another controller took the run over, or the guard never ran.
+        """
+
+    @abstractmethod
+    def release(self, run: str, token: int) -> None:
+        """Give the lease back; nothing happens when it is no longer ours."""
+
+    def held(self, what: str) -> LeaseHeld:
+        """Return the refusal that says who holds the service."""
+        lease = self.lease()
+        order = f" If its controller is gone: rollbackctl resume {lease.run}" if lease else ""
+        return LeaseHeld(self.held_text(what), f"Wait for its end.{order}")
+
+    def held_text(self, what: str) -> str:
+        """Return what is wrong, and the lease in words."""
+        lease = self.lease()
+        if lease is None:
+            return f"{what} Nobody holds the lease."
+        left = self.lease_ends_in(lease)
+        return (
+            f"{what} Lease: run {lease.run}, held by {lease.holder} on {lease.controller} (process {lease.pid}) since "
+            f"{lease.acquired}, {'ends in' if left > 0 else 'ended'} {abs(left):.0f} s{'' if left > 0 else ' ago'}."
+        )
+
+    def check_namespace(self, uid: str) -> None:  # noqa: ARG002 - a directory is in no namespace
+        """Prove that the store's namespace has this UID.
+
+        :raises Refused: it has another one, or the store is in no namespace.
+        """
+        raise Refused("Identity proof failed: namespace_uid needs a state store in Kubernetes (rollback_state.kind).")
+
+    # -- runs --------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def runs(self) -> list[str]:
+        """Return the ids of the runs, oldest first."""
+
+    @abstractmethod
+    def journal(self, run: str) -> Journal:
+        """Return a run's journal."""
+
+    @abstractmethod
+    def open_journal(self, run: str) -> Journal:
+        """Return a run's journal, made if it is missing, ready to be written to. Call with the lease held."""
+
+    @abstractmethod
+    def read_plan(self, run: str) -> dict[str, Any] | None:
+        """Return a run's plan; None when the run never came to one."""
+
+    @abstractmethod
+    def write_plan(self, run: str, plan: dict[str, Any]) -> None:
+        """Make the plan durable, with room for the journal: after this the run needs no new space to end well."""
+
+    @abstractmethod
+    def work_directory(self, run: str, component: str) -> Path | None:
+        """Return (and make) the private directory for what a run keeps of a component; None where there are none."""
+
+    @abstractmethod
+    def kept_shelf(self, run: str, component: str, label: str) -> Any:
+        """Return (and make) the place for one thing that a run keeps of a component: what Driver.record takes."""
+
+    @abstractmethod
+    def remove_kept(self, run: str) -> None:
+        """Remove what a run kept: nobody needs the way back any more."""
+
+    @abstractmethod
+    def write_watchdog(self, run: str, report: dict[str, Any]) -> None:
+        """Keep what the watchdog found and did."""
+
+    def behind_closed_fence(self, named: set[str]) -> str:
+        """Return the run that stopped behind its closed fence, unless it is one of those named; empty without one."""
+        for run in reversed(self.runs()):
+            events = self.journal(run).events()
+            if run in named or any(event["event"] == "fence-closing" for event in events):
+                return run if run not in named and fence_is_closed(events) else ""
+        return ""
+
+    # -- checkpoints and quarantine ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def checkpoint_shelf(self, checkpoint: str, component: str) -> Any:
+        """Return (and make) the place for a component's artefacts of a checkpoint: what Driver.record takes."""
+
+    @abstractmethod
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """Return the checkpoints, newest first. A damaged one is listed with state "damaged" and its message."""
+
+    @abstractmethod
+    def write_checkpoint(self, document: dict[str, Any]) -> None:
+        """Write a checkpoint's document; its artefacts are durable already."""
+
+    @abstractmethod
+    def quarantine(self) -> list[dict[str, Any]]:
+        """Return the quarantined combinations, oldest first."""
+
+    @abstractmethod
+    def write_quarantine(self, combinations: list[dict[str, Any]]) -> None:
+        """Replace the list of quarantined combinations."""
+
+
+class DirectoryStore(Store):
     """A service's state in one private directory (0700) on its host."""
 
     def __init__(self, path: str) -> None:
@@ -53,6 +199,7 @@ class DirectoryStore:
         if not path.startswith("/"):
             raise Refused(f"rollback_state.path must be an absolute path, not {path!r}.")
         self.path = Path(path)
+        self.where = path
 
     def create(self) -> None:
         """Make the directory and its folders.
@@ -83,7 +230,7 @@ class DirectoryStore:
                     break
                 except BlockingIOError:
                     if time.monotonic() >= deadline:
-                        raise self._held("A process of a run is still changing this service.") from None
+                        raise self.held("A process of a run is still changing this service.") from None
                     time.sleep(0.05)
             yield
         finally:
@@ -108,9 +255,9 @@ class DirectoryStore:
         """
         old = self.lease()
         if old is not None and self.lease_ends_in(old) > 0:
-            alive = old.controller == controller == host_name() and old.pid != pid and _alive(old.pid)
+            alive = old.controller == controller == host_name() and old.pid != pid and process_alive(old.pid)
             if old.run != run or alive:
-                raise self._held("Another run is under way on this service.")
+                raise self.held("Another run is under way on this service.")
         token = int((read_document(self.path / "lease.json") or {}).get("token", 0)) + 1
         lease = Lease(run, token, holder, controller, pid, now(), seconds)
         write_document(self.path / "lease.json", asdict(lease))
@@ -124,7 +271,7 @@ class DirectoryStore:
         lease = self.lease()
         if lease is None or (lease.run, lease.token) != (run, token):
             raise RollbackError(
-                self._held_text("This step does not hold the run's lease."),
+                self.held_text("This step does not hold the run's lease."),
                 "Start from the playbook's beginning: the guard takes the lease.",
             )
         os.utime(self.path / "lease.json")
@@ -137,21 +284,6 @@ class DirectoryStore:
                 write_document(self.path / "lease.json", {**asdict(lease), "run": ""})
             except OSError:  # no space for a new file: a lease that was renewed in 1970 has ended
                 os.utime(self.path / "lease.json", (0, 0))
-
-    def _held(self, what: str) -> LeaseHeld:
-        lease = self.lease()
-        order = f" If its controller is gone: rollbackctl resume {lease.run}" if lease else ""
-        return LeaseHeld(self._held_text(what), f"Wait for its end.{order}")
-
-    def _held_text(self, what: str) -> str:
-        lease = self.lease()
-        if lease is None:
-            return f"{what} Nobody holds the lease."
-        left = self.lease_ends_in(lease)
-        return (
-            f"{what} Lease: run {lease.run}, held by {lease.holder} on {lease.controller} (process {lease.pid}) since "
-            f"{lease.acquired}, {'ends in' if left > 0 else 'ended'} {abs(left):.0f} s{'' if left > 0 else ' ago'}."
-        )
 
     # -- runs --------------------------------------------------------------------------------------------------------
 
@@ -169,9 +301,16 @@ class DirectoryStore:
         folder = self.path / "runs"
         return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
-    def journal(self, run: str) -> Journal:
+    def journal(self, run: str) -> FileJournal:
         """Return a run's journal."""
-        return Journal(self.run_directory(run) / "journal.jsonl")
+        return FileJournal(self.run_directory(run) / "journal.jsonl")
+
+    def open_journal(self, run: str) -> Journal:
+        """Return a run's journal; its directory and file are made if they are missing."""
+        self.run_directory(run).mkdir(mode=0o700, exist_ok=True)
+        journal = self.journal(run)
+        journal.create()
+        return journal
 
     def read_plan(self, run: str) -> dict[str, Any] | None:
         """Return a run's plan; None when the run never came to one."""
@@ -195,7 +334,27 @@ class DirectoryStore:
             folder.mkdir(mode=0o700, exist_ok=True)
         return directory
 
+    def work_directory(self, run: str, component: str) -> Path:
+        """Return (and make) the private directory for what a run keeps of a component."""
+        return self.kept_directory(run, component)
+
+    def kept_shelf(self, run: str, component: str, label: str) -> Path:
+        """Return (and make) the directory for one thing that a run keeps of a component."""
+        return _made(self.kept_directory(run, component) / label)
+
+    def remove_kept(self, run: str) -> None:
+        """Remove what a run kept: nobody needs the way back any more."""
+        shutil.rmtree(self.run_directory(run) / "kept", ignore_errors=True)
+
+    def write_watchdog(self, run: str, report: dict[str, Any]) -> None:
+        """Keep what the watchdog found and did, beside the plan."""
+        write_document(self.run_directory(run) / "watchdog.json", report)
+
     # -- checkpoints and quarantine ----------------------------------------------------------------------------------
+
+    def checkpoint_shelf(self, checkpoint: str, component: str) -> Path:
+        """Return (and make) the directory for a component's artefacts of a checkpoint."""
+        return _made(_made(self.checkpoint_directory(checkpoint)) / component)
 
     def checkpoint_directory(self, checkpoint: str) -> Path:
         """Return the directory of a checkpoint.
@@ -235,14 +394,21 @@ class DirectoryStore:
         write_document(self.path / "quarantine.json", {"combinations": combinations})
 
 
-def open_store(state: dict[str, Any]) -> DirectoryStore:
+# How a store of each kind is opened, from the profile's rollback_state. The controller adds what only it can open.
+KINDS: dict[str, Callable[[Mapping[str, Any]], Store]] = {
+    "directory": lambda state: DirectoryStore(str(state.get("path") or "")),
+}
+
+
+def open_store(state: dict[str, Any]) -> Store:
     """Return the store that a profile's rollback_state names.
 
     :raises Refused: the kind is not known here.
     """
-    if state.get("kind") != "directory":
-        raise Refused(f"rollback_state.kind {state.get('kind')!r} is not known here; known: directory.")
-    return DirectoryStore(str(state.get("path", "")))
+    opener = KINDS.get(str(state.get("kind")))
+    if opener is None:
+        raise Refused(f"rollback_state.kind {state.get('kind')!r} is not known here; known: {', '.join(KINDS)}.")
+    return opener(state)
 
 
 def host_name() -> str:
@@ -250,7 +416,13 @@ def host_name() -> str:
     return socket.gethostname()
 
 
-def _alive(pid: int) -> bool:
+def _made(directory: Path) -> Path:
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory
+
+
+def process_alive(pid: int) -> bool:
+    """Say whether a process of this machine is there and not only waiting to be collected."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.rollbackctl.store import open_store
+from ansible.module_utils.rollbackctl.store import DirectoryStore
 
 from tests.unit.module_utils.check_server import Handler, serving
 
@@ -219,7 +219,7 @@ def test_a_profile_without_checks_says_so(playbook: Playbook) -> None:
 def test_the_runs_journal_says_which_processes_are_old(playbook: Playbook, tmp_path: Path) -> None:
     state = {"kind": "directory", "path": str(tmp_path / "state")}
     run = "rb-20261121-093015-4f2a"
-    store = open_store(state)
+    store = DirectoryStore(str(state["path"]))
     store.create()
     store.run_directory(run).mkdir(parents=True)
     store.write_plan(run, {"entries": []})

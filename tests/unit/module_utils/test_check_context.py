@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ansible.module_utils.rollbackctl.check_context import context_of, spellings
 from ansible.module_utils.rollbackctl.check_model import Context
-from ansible.module_utils.rollbackctl.store import open_store
+from ansible.module_utils.rollbackctl.store import DirectoryStore
 
 RUN = "rb-20261121-093015-4f2a"
 
@@ -22,7 +22,7 @@ def test_without_a_run_nothing_was_changed(tmp_path: Path) -> None:
 
 def test_the_journal_says_when_the_plan_says_what(tmp_path: Path) -> None:
     state = {"kind": "directory", "path": str(tmp_path / "state")}
-    store = open_store(state)
+    store = DirectoryStore(str(state["path"]))
     store.create()
     store.run_directory(RUN).mkdir(parents=True)
     target = {"identity": {"tree": "ab12cd34", "dirty": None}, "text": "commit 4f2a91c (release 1.4)", "artefacts": {}}

@@ -146,7 +146,7 @@ def test_what_never_comes_back_is_reported(monkeypatch: pytest.MonkeyPatch) -> N
         release.wait(60)
         raise AssertionError
 
-    monkeypatch.setattr(check_http, "_ask", hang)
+    monkeypatch.setattr(check_http, "ask", hang)
     lost, fine = run(http("http://x/"), {"name": "root", "kind": "file", "path": "/"}, deadline=0.2)
     release.set()
     assert not lost.ok
@@ -159,7 +159,7 @@ def test_a_check_that_breaks_does_not_take_the_others_along(monkeypatch: pytest.
         del options, timeout
         raise RuntimeError(CANARY)
 
-    monkeypatch.setattr(check_http, "_ask", broken)
+    monkeypatch.setattr(check_http, "ask", broken)
     bad, fine = run(http("http://x/"), {"name": "root", "kind": "file", "path": "/"})
     assert bad.unverified
     assert not bad.ok

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.rollbackctl.journal import PREALLOCATED_BYTES, Journal
+from ansible.module_utils.rollbackctl.journal import PREALLOCATED_BYTES, FileJournal
 
 WORDS = ["planned", "captured", "begin", "applied"]
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    made = Journal(tmp_path / "journal.jsonl")
+def journal(tmp_path: Path) -> FileJournal:
+    made = FileJournal(tmp_path / "journal.jsonl")
     made.create()
     return made
 
@@ -33,7 +33,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(place)], check=True, timeout=60)
 
 
-def fill(journal: Journal) -> bytes:
+def fill(journal: FileJournal) -> bytes:
     """Write the words; return the used part of the file."""
     for number, word in enumerate(WORDS):
         journal.append(word, component="shop-Größe", number=number)
@@ -47,11 +47,11 @@ def fill_up(place: Path) -> None:
     assert os.statvfs(place).f_bavail == 0
 
 
-def words(journal: Journal) -> list[str]:
+def words(journal: FileJournal) -> list[str]:
     return [event["event"] for event in journal.events()]
 
 
-def test_events_come_back_in_order_with_their_facts(journal: Journal) -> None:
+def test_events_come_back_in_order_with_their_facts(journal: FileJournal) -> None:
     fill(journal)
     assert words(journal) == WORDS
     assert [event["number"] for event in journal.events()] == [0, 1, 2, 3]
@@ -59,10 +59,10 @@ def test_events_come_back_in_order_with_their_facts(journal: Journal) -> None:
 
 
 def test_a_journal_that_was_never_made_is_empty(tmp_path: Path) -> None:
-    assert Journal(tmp_path / "none").events() == []
+    assert FileJournal(tmp_path / "none").events() == []
 
 
-def test_its_space_is_taken_in_advance_and_only_its_owner_reads_it(journal: Journal) -> None:
+def test_its_space_is_taken_in_advance_and_only_its_owner_reads_it(journal: FileJournal) -> None:
     status = journal.path.stat()
     assert status.st_size == PREALLOCATED_BYTES
     assert status.st_blocks * 512 >= PREALLOCATED_BYTES
@@ -71,13 +71,13 @@ def test_its_space_is_taken_in_advance_and_only_its_owner_reads_it(journal: Jour
     assert journal.path.stat().st_size == PREALLOCATED_BYTES
 
 
-def test_making_it_again_keeps_what_is_there(journal: Journal) -> None:
+def test_making_it_again_keeps_what_is_there(journal: FileJournal) -> None:
     fill(journal)
     journal.create()
     assert words(journal) == WORDS
 
 
-def test_cut_at_every_byte_it_is_a_prefix(journal: Journal) -> None:
+def test_cut_at_every_byte_it_is_a_prefix(journal: FileJournal) -> None:
     used = fill(journal)
     seen = set()
     for length in range(len(used) + 1):
@@ -88,7 +88,7 @@ def test_cut_at_every_byte_it_is_a_prefix(journal: Journal) -> None:
     assert seen == {0, 1, 2, 3, 4}
 
 
-def test_zeros_from_every_byte_on_it_is_a_prefix(journal: Journal) -> None:
+def test_zeros_from_every_byte_on_it_is_a_prefix(journal: FileJournal) -> None:
     used = fill(journal)
     for length in range(len(used) + 1):
         journal.path.write_bytes(used[:length].ljust(len(used) + 512, b"\0"))
@@ -96,7 +96,7 @@ def test_zeros_from_every_byte_on_it_is_a_prefix(journal: Journal) -> None:
         assert found == WORDS[: len(found)]
 
 
-def test_any_byte_changed_ends_the_events_there(journal: Journal) -> None:
+def test_any_byte_changed_ends_the_events_there(journal: FileJournal) -> None:
     used = fill(journal)
     for place in range(0, len(used), 3):
         journal.path.write_bytes(used[:place] + bytes([used[place] ^ 1]) + used[place + 1 :])
@@ -106,7 +106,7 @@ def test_any_byte_changed_ends_the_events_there(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize("zeros", [0, 4096])
-def test_it_goes_on_after_a_cut_at_every_byte(journal: Journal, zeros: int) -> None:
+def test_it_goes_on_after_a_cut_at_every_byte(journal: FileJournal, zeros: int) -> None:
     used = fill(journal)
     for length in range(len(used) + 1):
         journal.path.write_bytes(used[:length] + b"\0" * zeros)
@@ -117,7 +117,7 @@ def test_it_goes_on_after_a_cut_at_every_byte(journal: Journal, zeros: int) -> N
         assert words(journal) == [*before, "resumed", "finished"], f"cut at byte {length}"
 
 
-def test_it_grows_past_its_reserve(journal: Journal) -> None:
+def test_it_grows_past_its_reserve(journal: FileJournal) -> None:
     for _ in range(3):
         journal.append("recorded", version={"artefacts": "x" * 100_000})
     assert words(journal) == ["recorded"] * 3
@@ -127,12 +127,12 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(b"theirs")
     (tmp_path / "journal.jsonl").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic"):
-        Journal(tmp_path / "journal.jsonl").append("begin")
+        FileJournal(tmp_path / "journal.jsonl").append("begin")
     assert (tmp_path / "elsewhere").read_bytes() == b"theirs"
 
 
 def test_on_a_full_disk_it_cannot_be_made_and_says_so_each_time(small_disk: Path) -> None:
-    made = Journal(small_disk / "journal.jsonl")
+    made = FileJournal(small_disk / "journal.jsonl")
     for _ in range(2):
         with pytest.raises(OSError, match="No space"):
             made.create()
@@ -143,7 +143,7 @@ def test_a_disk_that_fills_up_later_does_not_stop_it(tmp_path: Path) -> None:
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=320k", "none", str(place)], check=True, timeout=60)
     try:
-        journal = Journal(place / "journal.jsonl")
+        journal = FileJournal(place / "journal.jsonl")
         journal.create()
         fill_up(place)
         fill(journal)

@@ -13,6 +13,7 @@ import pytest
 from ansible.module_utils.rollbackctl.durable import write_document
 from ansible.module_utils.rollbackctl.errors import LeaseHeld, Refused, RollbackError
 from ansible.module_utils.rollbackctl.runs import check_identity, describe, open_run, release_quarantine
+from ansible.module_utils.rollbackctl.store import DirectoryStore
 
 from tests.unit.module_utils.engine_parts import (
     HALF,
@@ -281,15 +282,16 @@ def test_identity_is_proven(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     marker.write_text("  shop production\n", encoding="utf-8")
     identity = {"path": str(marker), "content": "shop production"}
-    check_identity(identity)
+    store = DirectoryStore(str(tmp_path))
+    check_identity(identity, store)
     with pytest.raises(Refused, match="another place"):
-        check_identity({**identity, "content": "shop staging"})
+        check_identity({**identity, "content": "shop staging"}, store)
     marker.write_bytes(b"\xff")
     with pytest.raises(Refused, match="right host"):
-        check_identity(identity)
+        check_identity(identity, store)
     marker.unlink()
     with pytest.raises(Refused, match="right host"):
-        check_identity(identity)
+        check_identity(identity, store)
 
 
 def test_a_wrong_place_gets_no_state_store(service: Service) -> None:

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What users get through a Service: which pods it sends them to, and which version answers.
+
+"Rolled out" is not yet that: right after a rollout's success a Service was seen to answer with the old version once
+more, because its endpoints are another controller's work.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from .component import Driver
+from .errors import DeadlineExceeded
+from .kube_client import Client, KubeError, Rule
+from .names import printable
+
+POLL_SECONDS = 0.1
+SHOWN = 60
+
+
+def service_rules(namespace: str, service: str, *, asks: bool) -> list[Rule]:
+    """Return the rights that reading a Service's endpoints needs, and (asks) those for asking it."""
+    rules = [Rule("list", "endpointslices", "discovery.k8s.io", namespace)]
+    return [*rules, Rule("get", "services", "", namespace, service, "proxy")] if asks else rules
+
+
+def endpoint_pods(client: Client, namespace: str, service: str) -> dict[str, bool]:
+    """Return the pods behind a Service by UID, and whether each gets requests."""
+    slices = client.list(
+        f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
+        labelSelector=f"kubernetes.io/service-name={service}",
+    )
+    found: dict[str, bool] = {}
+    for item in slices:
+        for endpoint in item.get("endpoints") or []:
+            uid = (endpoint.get("targetRef") or {}).get("uid")
+            ready = (endpoint.get("conditions") or {}).get("ready", True) is not False
+            if uid:
+                found[uid] = found.get(uid, False) or ready
+    return found
+
+
+def await_endpoints(
+    client: Client, namespace: str, service: str, wanted: Callable[[], Mapping[str, str]], seconds: float
+) -> str:
+    """Wait until a Service sends requests to pods of the right version, and to none but them.
+
+    :param wanted: returns the pods of the right version, UID -> name.
+    :return: one line for people.
+    :raises DeadlineExceeded: the time is up; the pods that are wrong are counted.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        pods = wanted()
+        behind = [uid for uid, ready in endpoint_pods(client, namespace, service).items() if ready]
+        strangers = [uid for uid in behind if uid not in pods]
+        if behind and not strangers:
+            return f"service {service} sends requests to {len(behind)} pods, all of that version"
+        if time.monotonic() >= deadline:
+            said = f"{len(strangers)} of {len(behind)} are of another version" if behind else "it has no ready pod"
+            raise DeadlineExceeded(f"Service {service} does not serve the version after {seconds:.0f} s: {said}.")
+        time.sleep(POLL_SECONDS)
+
+
+def ask(client: Client, namespace: str, service: str, answer: Mapping[str, Any]) -> str:
+    """Ask a Service once for its version, through the API server, and return what it says.
+
+    :param answer: port, path, and json (a dotted path into the answer) or none for the whole text.
+    :raises KubeError: it did not answer, or not as a version is answered.
+    """
+    port, path = str(answer.get("port") or ""), str(answer["path"]).lstrip("/")
+    host = quote(f"{service}:{port}" if port else service, safe=":")
+    text = client.text(f"/api/v1/namespaces/{namespace}/services/{host}/proxy/{quote(path, safe='/')}")
+    if not answer.get("json"):
+        return text.strip()
+    try:
+        value: Any = json.loads(text)
+        for key in str(answer["json"]).split("."):
+            value = value[int(key)] if isinstance(value, list) else value[key]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise KubeError(
+            f"{service}: the answer has no {answer['json']}: {printable(text[:SHOWN])}", status=200, reason="NoVersion"
+        ) from error
+    return str(value)
+
+
+def await_answer(
+    client: Client, namespace: str, service: str, answer: Mapping[str, Any], expected: Sequence[str], seconds: float
+) -> str:
+    """Ask until the expected version was answered several times in a row.
+
+    :param expected: what may be answered; nothing: any version, as long as it is the same each time.
+    :return: one line for people.
+    :raises DeadlineExceeded: the time is up; the last answer is shown.
+    """
+    deadline = time.monotonic() + seconds
+    wanted, row, last = int(answer.get("in_a_row") or 5), 0, ""
+    while True:
+        try:
+            said = ask(client, namespace, service, answer)
+        except KubeError as error:
+            said, right = error.message, False
+        else:
+            right = said in expected if expected else row == 0 or said == last
+        row, last = (row + 1 if right else 0), said
+        if row >= wanted:
+            return f"service {service} answered {printable(said[:SHOWN])} {row} times in a row"
+        if time.monotonic() >= deadline:
+            hoped = f", not {' or '.join(expected)}" if expected else ""
+            raise DeadlineExceeded(f"Service {service} answers {printable(last[:SHOWN])}{hoped} after {seconds:.0f} s.")
+        if not right:
+            time.sleep(POLL_SECONDS)
+
+
+def recorded_answer(client: Client, driver: Driver, namespace: str) -> str:
+    """Return what the component's Service answers now, for a checkpoint; empty when it is not asked or says nothing."""
+    service, answer = driver.options.get("service"), driver.options.get("answer")
+    if not service or not answer:
+        return ""
+    try:
+        return ask(client, namespace, service, answer)
+    except KubeError:
+        return ""

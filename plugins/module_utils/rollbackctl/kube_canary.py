@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Stopping canaries: a version is how many pods each has. Nothing is deleted; the way forward is the recorded count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .component import BETWEEN, LIVE, OTHER, TARGET, Entry, Finding, Version
+from .durable import now
+from .errors import Refused
+from .failpoints import failpoint
+from .kube_await import await_gone, await_rollout
+from .kube_client import Rule
+from .kube_objects import KINDS, Workload
+from .kube_patch import Patch
+from .kube_preflight import gitops_owner, missing_rights, workload_rules
+from .kube_way import WayDriver
+
+STOPPED = "stopped"
+
+
+class CanaryDriver(WayDriver):
+    """Workloads that are only there to try a version out. Options: workloads, or selector (labels of Deployments)."""
+
+    failpoints = ("rollback_kubernetes.canary.before", "rollback_kubernetes.canary.after")
+
+    def _read(self) -> dict[Workload, dict[str, Any]]:
+        """Return the canaries: those that are named, or those that carry the labels; none is fine."""
+        if self.workloads:
+            return self.read(self.workloads)
+        selector = str(self.options.get("selector") or "")
+        if not selector:
+            raise Refused(f"{self.name}: strategy canary_stop needs `workloads` or `selector`.")
+        items = self.client.list(KINDS["deployment"].collection(self.namespace), labelSelector=selector)
+        return {Workload("deployment", item["metadata"]["name"], self.namespace): item for item in items}
+
+    def live(self, *, exact: bool) -> Version:  # noqa: ARG002 - a count is always exact
+        """Read how many pods each canary is to have."""
+        counts = {str(workload): int(item["spec"].get("replicas", 1)) for workload, item in self._read().items()}
+        running = [f"{name} x {count}" for name, count in counts.items() if count]
+        return Version(counts, f"canaries: {', '.join(running)}" if running else "no canary runs")
+
+    def inherent(self) -> Version | str | None:
+        """Return that a canary is to be stopped."""
+        return STOPPED
+
+    def resolve(self, want: Version | str) -> Version:
+        """Return no pods for each canary, or the counts that were recorded."""
+        if isinstance(want, Version):
+            return want
+        if want != STOPPED:
+            raise Refused(f"{self.name}: a canary can only be `{STOPPED}`, not {want!r}.")
+        return Version(dict.fromkeys(self.live(exact=True).identity, 0), "no canary runs")
+
+    def check(self, live: Version, target: Version) -> Finding:  # noqa: ARG002 - the same rights for each way
+        """Name the rights that are missing and who else scales the canaries."""
+        items = self._read()
+        problems = [
+            f"{workload} belongs to {owner}, which would start it again. Pause it there and set `gitops: paused`"
+            for workload, item in items.items()
+            if (owner := gitops_owner(item)) and self.options.get("gitops") != "paused"
+        ]
+        rules = [Rule(verb, "pods", "", self.namespace) for verb in ("list", "watch")]
+        rules.append(Rule("list", "deployments", "apps", self.namespace))
+        problems += missing_rights(self.client, rules, workload_rules(items, "patch"))
+        return Finding(
+            problems=tuple(f"{self.name}: {problem}" for problem in problems), seconds=5.0, worst_seconds=self.timeout
+        )
+
+    def state(self, entry: Entry, *, opened: bool) -> tuple[str, Version]:  # noqa: ARG002 - traffic changes no count
+        """Read the canaries against the plan."""
+        self.entry = entry
+        reading = self.live(exact=True)
+        if reading.identity == entry.target.identity:
+            return TARGET, reading
+        if reading.identity == entry.live.identity:
+            return LIVE, reading
+        known = all(
+            count in (entry.live.identity.get(name), entry.target.identity.get(name))
+            for name, count in reading.identity.items()
+        )
+        return (BETWEEN if known else OTHER), reading
+
+    def record(self, into: Any) -> Version:  # noqa: ARG002 - counts are small enough for the checkpoint itself
+        """Record the counts."""
+        reading = self.live(exact=True)
+        return Version(reading.identity, reading.text, taken=now())
+
+    def apply(self, target: Version) -> None:
+        """Give each canary its count, and wait until its pods are gone, or there again."""
+        items = {workload: item for workload, item in self._read().items() if str(workload) in target.identity}
+        failpoint("rollback_kubernetes.canary.before")
+
+        def put(workload: Workload) -> dict[str, Any]:
+            count = int(target.identity[str(workload)])
+
+            def patch(item: Mapping[str, Any]) -> Patch:
+                return Patch(item) if int(item["spec"].get("replicas", 1)) == count else Patch(item).replicas(count)
+
+            return self.change(workload.path, str(workload), patch, lambda _item: True)
+
+        changed = dict(zip(items, self.client.each(put, list(items))))
+        failpoint("rollback_kubernetes.canary.after")
+        stopped = {w: item for w, item in changed.items() if not target.identity[str(w)]}
+        if stopped:
+            await_gone(self.client, stopped, self.timeout)
+        started = {w: item for w, item in changed.items() if target.identity[str(w)]}
+        if started and not self._goes_forward():
+            await_rollout(self.client, started, self.timeout)
+
+    def _goes_forward(self) -> bool:
+        """Say whether this takes a run back: a canary that was broken then need not become ready."""
+        return self.entry is not None and any(self.entry.target.identity.values())

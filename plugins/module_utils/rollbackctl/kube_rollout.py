@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading how far a rollout is, and why it will not end. Pure functions over objects as the API server gives them.
+
+"Rolled out" is what kubectl rollout status waits for and more: the controller has seen this generation, all replicas
+are updated and available, and the old ones are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# A container in one of these will not start by waiting. ErrImagePull becomes ImagePullBackOff after the first try.
+HOPELESS = frozenset({
+    "ImagePullBackOff",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+})  # fmt: skip
+CRASH = "CrashLoopBackOff"
+# A program may fail once because what it needs was just being restarted.
+CRASHES = 2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a workload's rollout is. failed: why it will not end by itself; empty while it may."""
+
+    done: bool
+    text: str
+    failed: str = ""
+
+
+def progress(kind: str, item: Mapping[str, Any]) -> Progress:
+    """Return how far a workload's rollout is."""
+    status = item.get("status") or {}
+    if int(status.get("observedGeneration") or 0) < int(item["metadata"].get("generation") or 0):
+        return Progress(done=False, text="its controller has not seen the change yet")
+    if kind == "daemonset":
+        return _daemonset(status)
+    wanted = int(item["spec"].get("replicas", 1))
+    updated, available = int(status.get("updatedReplicas") or 0), int(status.get("availableReplicas") or 0)
+    there = int(status.get("replicas") or 0)
+    text = f"{updated} of {wanted} updated, {available} available, {max(0, there - updated)} old ones left"
+    if kind == "statefulset":
+        settled = status.get("currentRevision") == status.get("updateRevision") or updated == wanted
+        ready = int(status.get("readyReplicas") or 0)
+        return Progress(done=settled and updated == wanted == there and min(ready, available) >= wanted, text=text)
+    failed = _deployment_failure(status.get("conditions") or [])
+    return Progress(done=updated == wanted == there and available == wanted, text=text, failed=failed)
+
+
+def _daemonset(status: Mapping[str, Any]) -> Progress:
+    wanted = int(status.get("desiredNumberScheduled") or 0)
+    updated, available = int(status.get("updatedNumberScheduled") or 0), int(status.get("numberAvailable") or 0)
+    return Progress(done=updated == available == wanted, text=f"{updated} of {wanted} updated, {available} available")
+
+
+def _deployment_failure(conditions: Sequence[Mapping[str, Any]]) -> str:
+    for condition in conditions:
+        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
+            return f"pods cannot be made: {condition.get('message') or condition.get('reason')}"
+        if condition.get("type") == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
+            return str(condition.get("message") or "its progress deadline is over")
+    return ""
+
+
+def pod_failure(pod: Mapping[str, Any]) -> str:
+    """Return why a pod will not become ready by waiting; empty while it may."""
+    status = pod.get("status") or {}
+    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        reason = str(waiting.get("reason") or "")
+        crashed = reason == CRASH and int(container.get("restartCount") or 0) >= CRASHES
+        if reason in HOPELESS or crashed:
+            last = ((container.get("lastState") or {}).get("terminated") or {}).get("exitCode")
+            ended = f", it ended with {last}" if last is not None else ""
+            message = f": {waiting['message']}" if waiting.get("message") and not crashed else ""
+            return f"pod {pod['metadata']['name']}, container {container['name']}: {reason}{ended}{message}"
+    return ""
+
+
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Say whether a pod is ready and not on its way out."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
+
+
+def matches_labels(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Say whether a label selector (matchLabels and matchExpressions) takes an object with these labels."""
+    if any(labels.get(key) != value for key, value in (selector.get("matchLabels") or {}).items()):
+        return False
+    for term in selector.get("matchExpressions") or []:
+        key, operator, values = term["key"], term["operator"], term.get("values") or []
+        here = key in labels
+        holds = {
+            "In": here and labels.get(key) in values,
+            "NotIn": labels.get(key) not in values,
+            "Exists": here,
+            "DoesNotExist": not here,
+        }.get(operator, False)
+        if not holds:
+            return False
+    return True

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the ways of putting something in Kubernetes back share: reading objects, and changing one safely."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .component import Driver, Entry, Place
+from .errors import Refused, StateOther
+from .kube_client import Client, KubeError
+from .kube_objects import KINDS, Workload, parse_workload
+from .kube_patch import Patch
+
+DEFAULT_TIMEOUT_SECONDS = 300.0
+# With more workloads of a kind than this, one list is cheaper than so many requests.
+LIST_FROM = 4
+# Status updates change an object's resourceVersion all the time while a rollout is under way.
+CONFLICTS = 30
+CONFLICT_PAUSE_SECONDS = 0.05
+
+
+class WayDriver(Driver):
+    """Base class of the ways: the component's workloads and how they are read and patched."""
+
+    layer = "application"
+    store_kind = "kubernetes"
+
+    def __init__(self, options: Mapping[str, Any], place: Place) -> None:
+        """Name the workloads.
+
+        :raises Refused: one is not written as a workload.
+        """
+        super().__init__(options, place)
+        self.namespace = str(options.get("namespace") or (place.cluster.namespace if place.cluster else ""))
+        self.workloads = [parse_workload(str(text), self.namespace) for text in options.get("workloads") or []]
+        # What the engine compared with last; a change by somebody else after that is found out at the write.
+        self.entry: Entry | None = None
+
+    @property
+    def client(self) -> Client:
+        """The connection to the cluster."""
+        client: Client = self.place.cluster.client
+        return client
+
+    @property
+    def timeout(self) -> float:
+        """How long a change may take, in seconds."""
+        return float(self.options.get("timeout") or DEFAULT_TIMEOUT_SECONDS)
+
+    def read(self, workloads: Sequence[Workload]) -> dict[Workload, dict[str, Any]]:
+        """Return the workloads as they are.
+
+        :raises Refused: one is not there.
+        """
+        kinds = {kind: [w for w in workloads if w.kind == kind] for kind in {w.kind for w in workloads}}
+        found: dict[Workload, dict[str, Any] | None] = {}
+        for kind, members in kinds.items():
+            if len(members) >= LIST_FROM:
+                items = self.client.list(KINDS[kind].collection(self.namespace))
+                known = {item["metadata"]["name"]: item for item in items}
+                found.update({workload: known.get(workload.name) for workload in members})
+            else:
+                found.update(zip(members, self.client.each(lambda w: self.client.find(w.path), members)))
+        missing = [str(workload) for workload in workloads if found[workload] is None]
+        if missing:
+            raise Refused(f"{self.name}: {', '.join(missing)} does not exist in namespace {self.namespace}.")
+        return {workload: item for workload in workloads if (item := found[workload]) is not None}
+
+    def change(
+        self,
+        path: str,
+        what: str,
+        patch: Callable[[Mapping[str, Any]], Patch],
+        ours: Callable[[Mapping[str, Any]], bool],
+    ) -> dict[str, Any]:
+        """Patch one object and return it as it is then.
+
+        :param patch: makes the patch from the object as it was read; one without operations sends nothing.
+        :param ours: whether the object, as it was read, may be changed: it is what the plan knows.
+        :raises StateOther: somebody else changed it meanwhile. KubeError: the API server does not take the change.
+        """
+        for _ in range(CONFLICTS):
+            item = self.client.get(path)
+            if not ours(item):
+                raise StateOther(
+                    f"{what} was changed by somebody else in this very moment; it was left as it is.",
+                    "Find out who did, then start a new run.",
+                )
+            operations = patch(item).operations
+            if not operations:
+                return item
+            self.place.cluster.prove()
+            try:
+                return self.client.json_patch(path, operations)
+            except KubeError as error:
+                # 409, or 422 of the test: written to since it was read. 0: the answer was lost. Read back, then decide.
+                if not _raced(error):
+                    raise
+            time.sleep(CONFLICT_PAUSE_SECONDS)
+        raise StateOther(f"{what} is written to all the time by somebody else; it was left as it is.")
+
+
+def _raced(error: KubeError) -> bool:
+    tested = error.status == 422 and ("test" in error.message or "resourceVersion" in error.message)
+    return error.status in (0, 409) or tested
