@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Action plugin: a profile's `rollback_checks`, those from outside here on the controller, those from inside there.
 
-Both run at the same time. Arguments: phase (verify, resume or checkpoint), views (inside, outside or both), deadline
-(seconds, for all together), allow_unverified.
+Both run at the same time. Of a service in Kubernetes all of them run here, in this very process. Arguments: phase
+(verify, resume or checkpoint), views (inside, outside or both), deadline (seconds, for all together), allow_unverified.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ _SHARED = str(Path(__file__).resolve().parents[1] / "module_utils")
 if _SHARED not in module_utils.__path__:
     module_utils.__path__.append(_SHARED)
 try:  # An import error here would end the playbook without its rescue and always; run() refuses instead.
-    from ansible.module_utils.rollbackctl.check_controller import VARIABLE, read_checks
-    from ansible.module_utils.rollbackctl.check_model import CheckResult, Context
+    from ansible.module_utils.rollbackctl.check_controller import STATE_VARIABLE, VARIABLE, read_checks
+    from ansible.module_utils.rollbackctl.check_model import Check, CheckResult, Context
     from ansible.module_utils.rollbackctl.check_profile import take_secrets
     from ansible.module_utils.rollbackctl.checks import judge, run_checks
     from ansible.module_utils.rollbackctl.errors import Refused, RollbackError
     from ansible.module_utils.rollbackctl.names import printable
+    from ansible.module_utils.rollbackctl.worker import die_with_the_controller
 
     IMPORT_PROBLEM = ""
 except ImportError as problem:
     IMPORT_PROBLEM = str(problem)
 
+KUBERNETES = "kubernetes"
 RUN_FACT = "rollbackctl_run"
 NO_CHECKS = "The profile has no such check (rollback_checks), so nothing was looked at."
 
@@ -72,8 +74,53 @@ class ActionModule(ActionBase):
 
     def _check(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         # All of them are read: a mistake in one of the other view is a mistake too.
-        documents, checks = read_checks(plain(self._templar.template(task_vars.get(VARIABLE))))
-        mode = bool(self._task.check_mode)
+        state = plain(self._templar.template(task_vars.get(STATE_VARIABLE))) or {}
+        documents, checks = read_checks(plain(self._templar.template(task_vars.get(VARIABLE))), state)
+        if state.get("kind") == KUBERNETES:
+            results = self._ask_here(
+                [check for check in checks if check.view in arguments["views"]], arguments, task_vars, state
+            )
+        else:
+            results = self._ask_both(documents, checks, arguments, task_vars)
+        allow = arguments["allow_unverified"] or bool(self._task.check_mode)
+        verdict = judge(results, allow_unverified=allow)
+        phase = arguments["phase"]
+        return {
+            "failed": verdict.failed,
+            "changed": False,
+            "msg": verdict.text if results else NO_CHECKS,
+            "rollbackctl": {"phase": phase, "checks": [{"phase": phase, **one.to_dict()} for one in results]},
+        }
+
+    def _ask_here(
+        self, checks: list[Check], arguments: dict[str, Any], task_vars: dict[str, Any], state: dict[str, Any]
+    ) -> list[CheckResult]:
+        """Run the checks of a service in Kubernetes.
+
+        :raises Refused: the controller lacks what that needs.
+        """
+        if not checks:
+            return []
+        try:
+            from ansible.module_utils.rollbackctl.check_kube import run_here  # noqa: PLC0415 - services on hosts do without
+        except ImportError as exc:
+            raise Refused(
+                f"Checks in Kubernetes cannot be run here: {exc}.",
+                "Install the Python package `kubernetes` for the controller's Ansible.",
+            ) from None
+        die_with_the_controller()
+        run = plain(task_vars.get("ansible_facts", {}).get(RUN_FACT)) or {}
+        return run_here(checks, arguments["deadline"], state, run, check_mode=bool(self._task.check_mode))
+
+    def _ask_both(
+        self,
+        documents: list[dict[str, Any]],
+        checks: list[Check],
+        arguments: dict[str, Any],
+        task_vars: dict[str, Any],
+    ) -> list[CheckResult]:
+        """Run those from outside here and those from inside on the service's host, at the same time."""
+        context = Context(check_mode=bool(self._task.check_mode))
         outside = [check for check in checks if check.view == "outside" and "outside" in arguments["views"]]
         inside = [
             document
@@ -82,7 +129,7 @@ class ActionModule(ActionBase):
         ]
         found: list[CheckResult] = []
         thread = threading.Thread(
-            target=lambda: found.extend(run_checks(outside, arguments["deadline"], Context(check_mode=mode))),
+            target=lambda: found.extend(run_checks(outside, arguments["deadline"], context)),
             daemon=True,
         )
         thread.start()
@@ -90,15 +137,7 @@ class ActionModule(ActionBase):
             there = self._ask_host(inside, arguments, task_vars) if inside else []
         finally:
             thread.join()
-        results = there + found
-        verdict = judge(results, allow_unverified=arguments["allow_unverified"] or mode)
-        phase = arguments["phase"]
-        return {
-            "failed": verdict.failed,
-            "changed": False,
-            "msg": verdict.text if results else NO_CHECKS,
-            "rollbackctl": {"phase": phase, "checks": [{"phase": phase, **one.to_dict()} for one in results]},
-        }
+        return there + found
 
     def _update_module_args(self, module_name: str, module_args: dict[str, Any], *args: Any, **more: Any) -> None:
         """Keep the module's parameters out of the host's syslog: AnsibleModule(no_log=True) alone does not."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ if _SHARED not in module_utils.__path__:
 
 from ansible.context import CLIARGS  # noqa: E402
 from ansible.module_utils.rollbackctl.action import (  # noqa: E402
-    CALLBACK_VARIABLE,
     KUBERNETES,
     KUBERNETES_PROBLEM,
     ROLES,
     RUN_FACT,
     RollbackAction,
+    announced,
 )
 from ansible.module_utils.rollbackctl.check_controller import read_checks  # noqa: E402
 from ansible.module_utils.rollbackctl.controller import (  # noqa: E402
@@ -50,19 +49,19 @@ class ActionModule(RollbackAction):
         problems += wrong + parameter_problems(asked, kind) + self._scope_problems(asked, profile, kind)
         problems += unknown_names(self._own_names(), known_names(str(ROLES)))
         problems += self._component_problems(asked) + self._check_problems() + self._state_problems()
-        announced = _callback()
-        if announced is None:
+        said = announced()
+        if not said:
             problems.append(
                 "the run record's callback plugin is not loaded: start the playbook from this project, or add its "
                 "plugins/callback folder to ANSIBLE_CALLBACK_PLUGINS"
             )
-        if problems or announced is None:
+        if problems:
             return {
                 "failed": True,
                 "msg": "Refused, nothing was changed: " + "; ".join(problems),
                 "rollbackctl": {"phase": "guard", "problems": problems},
             }
-        return self._open(kind, asked, profile, announced)
+        return self._open(kind, asked, profile, said)
 
     def _asked(self, entry_point: str) -> tuple[dict[str, Any], list[str]]:
         options = role_options(str(ROLES / "run_guard"), entry_point)
@@ -117,12 +116,10 @@ class ActionModule(RollbackAction):
             return [error.message]
         return []
 
-    def _open(
-        self, kind: str, asked: dict[str, Any], profile: dict[str, Any], announced: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _open(self, kind: str, asked: dict[str, Any], profile: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
         state = {**profile["rollback_state"], **self.state}
         run = {
-            "id": announced["run"],
+            "id": said["run"],
             "kind": kind,
             "level": int(self.variable("run_level", 0)),
             "state": state,
@@ -148,12 +145,3 @@ class ActionModule(RollbackAction):
         result["rollbackctl"]["strict"] = bool(asked.get("rollback_strict_budget"))
         result["ansible_facts"] = {RUN_FACT: run}
         return result
-
-
-def _callback() -> dict[str, Any] | None:
-    """Return what the callback plugin of this very process announced: its pid is that of the parent of this worker."""
-    try:
-        announced = json.loads(os.environ.get(CALLBACK_VARIABLE, ""))
-    except ValueError:
-        return None
-    return dict(announced) if announced.get("pid") == os.getppid() else None

@@ -13,7 +13,7 @@ _SHARED = str(Path(__file__).resolve().parents[1] / "module_utils")
 if _SHARED not in module_utils.__path__:
     module_utils.__path__.append(_SHARED)
 
-from ansible.module_utils.rollbackctl.action import PROPOSALS_FACT, RollbackAction  # noqa: E402
+from ansible.module_utils.rollbackctl.action import PROPOSALS_FACT, RollbackAction, stages  # noqa: E402
 
 CHANGING = ("stage", "fence", "capture", "rollback")
 BEFORE_OPENING = (*CHANGING, "verify")
@@ -32,7 +32,7 @@ class ActionModule(RollbackAction):
         run = self.engine_run
         if not run:
             return {"failed": True, "msg": "The guard did not open this run. Start the playbook from its beginning."}
-        skip = self._skip(run, phase)
+        skip = self._skip(run, phase, names)
         if skip:
             return {"skipped": True, "skip_reason": skip}
         stop = self._stop(run, phase)
@@ -49,11 +49,13 @@ class ActionModule(RollbackAction):
             result["rollbackctl_failure"] = result.get("msg", "")
         return result
 
-    def _skip(self, run: dict[str, Any], phase: str) -> str:
+    def _skip(self, run: dict[str, Any], phase: str, roles: list[str]) -> str:
         if phase in CHANGING and not run.get("busy"):
             return "the plan changes nothing"
         if phase in ("fence", "capture") and not run.get("captures"):
             return "the plan changes no data"
+        if phase == "stage" and not any(stages(role) for role in roles if self.variable(role)):
+            return "nothing of this service is prepared ahead"
         if run.get("finished") in ("done", "already") and phase in (*CHANGING, "resume"):
             return "this run has ended; it is only verified again"
         return ""

@@ -142,7 +142,7 @@ class CallbackModule(CallbackBase):
 def _phase(task: Any) -> str:
     """Return the phase that one of the engine's tasks belongs to; empty for any other task."""
     action = str(task.action)
-    if action in ("rollback_guard", "rollback_plan", "rollback_finish"):
+    if action in ("rollback_guard", "rollback_plan", "rollback_finish", "rollback_panic"):
         return action[len("rollback_") :]
     if action in ("rollback_phase", "rollback_checks"):
         return str(task.args.get("phase", ""))

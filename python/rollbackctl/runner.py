@@ -37,7 +37,8 @@ Event = Mapping[str, Any]
 # What a playbook run gets to see of the caller's environment, by name and by prefix; ROLLBACKCTL_PASS_ENV names more,
 # separated by commas (the variable that an inventory looks up, for example).
 PASSED = ("PATH", "HOME", "TMPDIR", "TZ", "SSH_AUTH_SOCK", "KUBECONFIG", "XDG_STATE_HOME")
-PASSED_PREFIXES = ("ANSIBLE_", "ROLLBACKCTL_")
+# K8S_AUTH_: what AWX's Kubernetes credential sets; KUBERNETES_: what a pod gets to find its own cluster.
+PASSED_PREFIXES = ("ANSIBLE_", "ROLLBACKCTL_", "K8S_AUTH_", "KUBERNETES_SERVICE_")
 ALSO_PASSED = "ROLLBACKCTL_PASS_ENV"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _KEPT_LINES = 200

@@ -9,6 +9,7 @@ from here, by the same functions in this worker's own process: that saves a modu
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 from abc import abstractmethod
@@ -19,6 +20,7 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
+from .component import Driver
 from .controller import plain, role_options, validate
 from .errors import RollbackError
 from .phases import run_phase
@@ -117,7 +119,7 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
         """Do what the module would do. When the controller is killed this process ends with it: nothing that changes a
         cluster may outlive the one who holds the lease (engine workers are sessions of their own, so a signal to the
         controller's group does not reach them)."""
-        _die_with_the_controller()
+        die_with_the_controller()
         if module == "rollback_phase":
             return run_phase(arguments, check_mode=bool(self._task.check_mode))
         defaults = {name: option.get("default") for name, option in RUN_ARGUMENTS.items()}
@@ -171,11 +173,20 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
         return os.environ.get(STOP_VARIABLE, "")
 
 
-def _die_with_the_controller() -> None:
+def die_with_the_controller() -> None:
     """Ask the kernel for SIGKILL when the parent ends, prctl(2); a parent that has ended already is noticed."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() == 1:
+    if os.getppid() != announced().get("pid"):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def announced() -> dict[str, Any]:
+    """Return what the callback plugin said about this very process's parent (pid, run); empty when it is not loaded."""
+    try:
+        said = json.loads(os.environ.get(CALLBACK_VARIABLE, ""))
+    except ValueError:
+        return {}
+    return dict(said) if said.get("pid") == os.getppid() else {}
 
 
 def _cause(result: Mapping[str, Any]) -> str:
@@ -188,3 +199,8 @@ def _cause(result: Mapping[str, Any]) -> str:
 def follows(role: str) -> bool:
     """Say whether a role's components are only restarted because something else changes."""
     return role in DRIVERS and DRIVERS[role].default_action == "follow"
+
+
+def stages(role: str) -> bool:
+    """Say whether a role's components take part in staging."""
+    return role in DRIVERS and DRIVERS[role].stage is not Driver.stage

@@ -40,12 +40,17 @@ class _Ended:
     left_running: int
 
     def last_words(self) -> str:
-        """Return the last line it wrote, to stderr if there is one, for a message."""
-        words = self.stderr.strip() or self.stdout.strip()
-        if len(words) >= STDERR_LIMIT:  # It may begin in the middle of a secret, which would not be recognised.
-            words = words.partition(b"\n")[2]
-        lines = words.decode("utf-8", "replace").splitlines()
-        return f": {clip(lines[-1].strip(), LAST_WORDS)}" if lines else ""
+        """Return the last line it wrote."""
+        return last_words(self.stdout, self.stderr)
+
+
+def last_words(stdout: bytes, stderr: bytes) -> str:
+    """Return the last line that a program wrote, to stderr if there is one, for a message."""
+    words = stderr.strip() or stdout.strip()
+    if len(words) >= STDERR_LIMIT:  # It may begin in the middle of a secret, which would not be recognised.
+        words = words.partition(b"\n")[2]
+    lines = words.decode("utf-8", "replace").splitlines()
+    return f": {clip(lines[-1].strip(), LAST_WORDS)}" if lines else ""
 
 
 def problems(options: Mapping[str, Any]) -> list[str]:

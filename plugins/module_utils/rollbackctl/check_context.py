@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the run that asks for checks has changed, read from its journal and plan on the service's host.
+"""What the run that asks for checks has changed, read from its journal and plan where the service is.
 
 The host's own clock wrote those times, so they can be compared with start times of processes and with logs.
 """
@@ -12,19 +12,20 @@ from typing import Any
 
 from .check_model import Context
 from .durable import parse_time
-from .store import open_store
+from .store import Store, open_store
 
 _WORD = re.compile(r"[\w.+-]*\d[\w.+-]*")
 
 
-def context_of(run: Mapping[str, Any] | None, *, check_mode: bool) -> Context:
+def context_of(run: Mapping[str, Any] | None, *, check_mode: bool, store: Store | None = None) -> Context:
     """Return the context of a run (its `id` and `state`, as the guard opened it); an empty one without a run.
 
+    :param store: the run's state store, where it is open already.
     :raises RollbackError: the state store or the plan in it is damaged.
     """
     if not run or not run.get("id") or not run.get("state"):
         return Context(check_mode=check_mode)
-    store = open_store(dict(run["state"]))
+    store = store or open_store(dict(run["state"]))
     events = store.journal(str(run["id"])).events()
     plan = store.read_plan(str(run["id"]))
     begun = [event["at"] for event in events if event["event"] == "begin"]

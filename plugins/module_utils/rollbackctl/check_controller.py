@@ -14,12 +14,14 @@ from typing import Any
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
+from .check_kube_kinds import needs_cluster
 from .check_model import Check
 from .check_profile import HINT, give_secrets, load_checks, take_secrets
 from .errors import Refused
 from .names import printable
 
 VARIABLE = "rollback_checks"
+STATE_VARIABLE = "rollback_state"
 SPEC = Path(__file__).resolve().parents[3] / "roles" / "run_verify" / "meta" / "argument_specs.yml"
 
 
@@ -28,11 +30,12 @@ def _options() -> dict[str, Any]:
     return dict(yaml.safe_load(SPEC.read_text(encoding="utf-8"))["argument_specs"]["all"]["options"])
 
 
-def read_checks(value: Any) -> tuple[list[dict[str, Any]], list[Check]]:
+def read_checks(value: Any, state: Mapping[str, Any] | None = None) -> tuple[list[dict[str, Any]], list[Check]]:
     """Return the checks of a profile (templated, plain JSON values) as validated documents and as checks, in order.
 
     Ansible's messages quote the values they reject; headers and environment therefore never reach its validator.
 
+    :param state: the profile's rollback_state, where it is known.
     :raises Refused: with all problems; no message shows a header or an environment value.
     """
     documents = [] if value is None else value
@@ -44,4 +47,13 @@ def read_checks(value: Any) -> tuple[list[dict[str, Any]], list[Check]]:
         problems = " ".join(f"{printable(message)}." for message in answer.error_messages)
         raise Refused(f"rollback_checks cannot be used. {problems} Nothing was changed.", HINT)
     validated = give_secrets(answer.validated_parameters[VARIABLE], secrets)
-    return validated, load_checks(validated)
+    checks = load_checks(validated)
+    strange = [check.name for check in checks if needs_cluster(check.kind, check.options)]
+    if strange and state is not None and state.get("kind") != "kubernetes":
+        kind = printable(str(state.get("kind") or "not given"))
+        raise Refused(
+            f"rollback_checks cannot be used. {', '.join(strange)}: what is in Kubernetes can be asked only where "
+            f"rollback_state.kind is kubernetes; this service's is {kind}. Nothing was changed.",
+            HINT,
+        )
+    return validated, checks

@@ -36,21 +36,23 @@ _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Answer:
+class Answer:
+    """A whole answer, or the beginning of a large one."""
+
     status: int
     headers: http.client.HTTPMessage
     body: bytes  # at most BODY_LIMIT + 1 bytes
     seconds: float
 
 
-class _NoAnswer(Exception):
-    pass
+class NoAnswer(Exception):
+    """No (whole) answer came; the text says why and shows no secret."""
 
 
 def problems(options: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the options; each a sentence that shows no secret."""
     found = []
-    if url := _url_problem(options["url"]):
+    if url := url_problem(options["url"]):
         found.append(f"`url` {url}")
     if headers := text_map_problem("headers", options.get("headers", {})):
         found.append(headers)
@@ -71,7 +73,8 @@ def problems(options: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _url_problem(url: str) -> str:
+def url_problem(url: str) -> str:
+    """Return why a URL is refused, or an empty string."""
     if not url.isascii() or not url.isprintable() or " " in url:
         return "must be ASCII without spaces; write other characters as %XX"
     try:
@@ -94,8 +97,8 @@ def sample(options: Mapping[str, Any], context: Context, timeout: float) -> Samp
     verdict = good("")
     for _ in range(times):
         try:
-            answer = _ask(options, timeout)
-        except _NoAnswer as exc:
+            answer = ask(options, timeout)
+        except NoAnswer as exc:
             return unverified(f"the metrics backend: {exc}") if metrics else bad(str(exc))
         seconds.append(answer.seconds)
         verdict = _judge(options, context, answer, metrics=metrics)
@@ -113,7 +116,7 @@ def _judge_latency(seconds: list[float], limit: float) -> Sample:
     return good(text) if p95 <= limit else bad(f"{text}, expected at most {1000 * limit:.0f} ms")
 
 
-def _judge(options: Mapping[str, Any], context: Context, answer: _Answer, *, metrics: bool) -> Sample:
+def _judge(options: Mapping[str, Any], context: Context, answer: Answer, *, metrics: bool) -> Sample:
     wanted = options.get("status") or [200]
     if answer.status not in wanted:
         text = f"answered {answer.status}, expected {' or '.join(str(status) for status in wanted)}"
@@ -127,7 +130,7 @@ def _judge(options: Mapping[str, Any], context: Context, answer: _Answer, *, met
     return verdict
 
 
-def _judge_body(options: Mapping[str, Any], context: Context, answer: _Answer) -> Sample:
+def _judge_body(options: Mapping[str, Any], context: Context, answer: Answer) -> Sample:
     del context
     paths = options.get("json") or {}
     if not paths and "contains" not in options:
@@ -139,7 +142,7 @@ def _judge_body(options: Mapping[str, Any], context: Context, answer: _Answer) -
     metrics = options.get("source") == "metrics"
     for path, wanted in paths.items():
         try:
-            found = _look_up(answer.body, path)
+            found = look_up(answer.body, path)
         except ValueError as exc:
             return unverified(f"the metrics backend: {exc}") if metrics else bad(str(exc))
         if metrics and is_range(wanted) and number(found) is None:
@@ -149,7 +152,7 @@ def _judge_body(options: Mapping[str, Any], context: Context, answer: _Answer) -
     return good("")
 
 
-def _judge_version(options: Mapping[str, Any], context: Context, answer: _Answer) -> Sample:
+def _judge_version(options: Mapping[str, Any], context: Context, answer: Answer) -> Sample:
     version = options.get("version")
     if version is None:
         return good(str(answer.status))
@@ -168,7 +171,7 @@ def _judge_version(options: Mapping[str, Any], context: Context, answer: _Answer
             return bad(f"answered {answer.status}, but without the header {shown(version['header'])}")
     else:
         try:
-            found = str(_look_up(answer.body, version["json"]))
+            found = str(look_up(answer.body, version["json"]))
         except ValueError as exc:
             return bad(str(exc))
     if wanted is not None and not any(same_version(found, one) for one in wanted):
@@ -189,7 +192,7 @@ def printable_path(path: str) -> str:
     return shown(path)[1:-1]
 
 
-def _look_up(body: bytes, path: str) -> Any:
+def look_up(body: bytes, path: str) -> Any:
     """Return the value at a dotted path ("data.result.0.value.1") of a JSON body.
 
     :raises ValueError: no JSON, or nothing at that path.
@@ -210,10 +213,10 @@ def _look_up(body: bytes, path: str) -> Any:
     return value
 
 
-def _ask(options: Mapping[str, Any], timeout: float) -> _Answer:
+def ask(options: Mapping[str, Any], timeout: float) -> Answer:
     """Send one request; timeout seconds bound it as a whole, also against an answer that trickles in.
 
-    :raises _NoAnswer: no (whole) answer; the words name host and port, not the path: it may hold a token.
+    :raises NoAnswer: no (whole) answer; the words name host and port, not the path: it may hold a token.
     """
     parts = urlsplit(options["url"])
     host = str(parts.hostname)
@@ -223,7 +226,7 @@ def _ask(options: Mapping[str, Any], timeout: float) -> _Answer:
         try:
             trust = ssl.create_default_context(cafile=options.get("ca_file"))
         except OSError as exc:
-            raise _NoAnswer(f"ca_file cannot be used: {exc.strerror or type(exc).__name__}") from None
+            raise NoAnswer(f"ca_file cannot be used: {exc.strerror or type(exc).__name__}") from None
         connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=trust)
     else:
         connection = http.client.HTTPConnection(host, port, timeout=timeout)
@@ -241,8 +244,8 @@ def _ask(options: Mapping[str, Any], timeout: float) -> _Answer:
         response = connection.getresponse()
         body = _read(response)
         if expired.is_set():
-            raise _NoAnswer(f"{host}:{port}: no whole answer within {timeout:g} s")
-        return _Answer(response.status, response.headers, body, time.monotonic() - started)
+            raise NoAnswer(f"{host}:{port}: no whole answer within {timeout:g} s")
+        return Answer(response.status, response.headers, body, time.monotonic() - started)
     except (OSError, http.client.HTTPException) as exc:
         if expired.is_set():
             words = f"no whole answer within {timeout:g} s"
@@ -252,7 +255,7 @@ def _ask(options: Mapping[str, Any], timeout: float) -> _Answer:
             words = connection_words(exc, timeout)
         else:
             words = f"not a whole HTTP answer ({type(exc).__name__})"
-        raise _NoAnswer(f"{host}:{port}: {words}") from None
+        raise NoAnswer(f"{host}:{port}: {words}") from None
     finally:
         alarm.cancel()
         connection.close()

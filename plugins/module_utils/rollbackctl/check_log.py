@@ -42,10 +42,8 @@ def problems(options: Mapping[str, Any]) -> list[str]:
     found = []
     if not os.path.isabs(options["path"]):
         found.append("`path` must be absolute")
-    try:
-        re.compile(options["pattern"])
-    except re.error as exc:
-        found.append(f"`pattern` is not a regular expression: {exc}")
+    if problem := pattern_problem(options["pattern"]):
+        found.append(problem)
     try:
         stamp_pattern(options["time_format"])
     except ValueError as exc:
@@ -53,6 +51,24 @@ def problems(options: Mapping[str, Any]) -> list[str]:
     if options.get("max_lines", 0) < 0 or options.get("minutes", MINUTES) <= 0:
         found.append("`max_lines` must not be negative, `minutes` must be above 0")
     return found
+
+
+def pattern_problem(pattern: str) -> str:
+    """Return why a pattern cannot be used, or an empty string."""
+    try:
+        re.compile(pattern)
+    except re.error as exc:
+        return f"`pattern` is not a regular expression: {exc}"
+    return ""
+
+
+def counted_from(options: Mapping[str, Any], context: Context, now: datetime) -> datetime:
+    """Return from when on lines count: the last minutes, and never further back than to the run's change."""
+    start = now - timedelta(minutes=float(options.get("minutes", MINUTES)))
+    if context.settled:
+        # The second of the change itself may still hold what the bad version wrote.
+        start = max(start, context.settled.replace(microsecond=0) + timedelta(seconds=1))
+    return start
 
 
 def stamp_pattern(time_format: str) -> re.Pattern[str]:
@@ -94,10 +110,7 @@ def sample(options: Mapping[str, Any], context: Context, timeout: float) -> Samp
     """Count once. Unverified when the log is missing, does not reach back far enough or shows no times."""
     del timeout  # Reading is bounded by size.
     path, now = Path(options["path"]), datetime.now(timezone.utc)
-    since = now - timedelta(minutes=float(options.get("minutes", MINUTES)))
-    if context.settled:
-        # The second of the change itself may still hold what the bad version wrote.
-        since = max(since, context.settled.replace(microsecond=0) + timedelta(seconds=1))
+    start = counted_from(options, context, now)
     zone = options.get("time_zone", "utc")
     stamp, pattern = stamp_pattern(options["time_format"]), re.compile(options["pattern"])
 
@@ -107,9 +120,9 @@ def sample(options: Mapping[str, Any], context: Context, timeout: float) -> Samp
     try:
         tail = _read_tail(path)
         doubt = ""
-        if not _reaches(tail, stamp, moment, since):
-            tail, doubt = _with_rotated(path, tail, since)
-            if not doubt and not tail.whole and not _reaches(tail, stamp, moment, since):
+        if not _reaches(tail, stamp, moment, start):
+            tail, doubt = _with_rotated(path, tail, start)
+            if not doubt and not tail.whole and not _reaches(tail, stamp, moment, start):
                 doubt = f"only the last {TAIL // 1024 // 1024} MiB were read, and they do not reach back far enough"
     except OSError as exc:
         return unverified(f"{path} cannot be read: {exc.strerror}")
@@ -122,8 +135,8 @@ def sample(options: Mapping[str, Any], context: Context, timeout: float) -> Samp
             f"the newest line of {path} says {newest:%Y-%m-%dT%H:%M:%SZ}, but the file was written at "
             f"{tail.written:%Y-%m-%dT%H:%M:%SZ}; is time_zone ({zone}) right?",
         )
-    count, limit = _count(tail.lines, stamp, pattern, moment, since), int(options.get("max_lines", 0))
-    text = f"{count} matching lines since {since:%Y-%m-%dT%H:%M:%SZ}"
+    count, limit = _count(tail.lines, stamp, pattern, moment, start), int(options.get("max_lines", 0))
+    text = f"{count} matching lines since {start:%Y-%m-%dT%H:%M:%SZ}"
     if count > limit:
         return bad(f"{text}, expected at most {limit}")
     return unverified(f"{text}, but {doubt}") if doubt else good(text)

@@ -23,7 +23,8 @@ CUT = "..."
 class Check:
     """One entry of a profile's `rollback_checks`, validated.
 
-    view: "inside" (from the service's own host) or "outside" (from the controller, the way users come).
+    view: "inside" (from the service's own host; what is in Kubernetes is asked from the controller) or "outside" (from
+        the controller, the way users come).
     timeout: seconds for one try. in_a_row: good tries wanted one after another.
     within: seconds in which that must have begun to succeed; 0 is one chance. interval: seconds between tries.
     options: what only this kind knows.
@@ -58,12 +59,14 @@ class Context:
     settled: when the last change had ended (UTC); what was logged before it is the bad version's noise.
     expect: component name to the spellings of the version that should run now (a commit, a release); None: no plan.
     check_mode: commands are not run.
+    cluster: what checks of things in Kubernetes ask (check_kube_select.Cluster); None on a host.
     """
 
     changed: datetime | None = None
     settled: datetime | None = None
     expect: Mapping[str, tuple[str, ...]] | None = None
     check_mode: bool = False
+    cluster: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +152,14 @@ def range_problem(wanted: Any) -> str:
     if not is_range(wanted) or any(number(limit) is None for limit in wanted.values()):
         return "wants `min`, `max` or both, as numbers"
     return ""
+
+
+def expect_problem(wanted: Mapping[str, Any]) -> str:
+    """Return what is wrong with an `expect` (a `value` or a range), or an empty string."""
+    if ("value" in wanted) == bool({"min", "max"} & set(wanted)):
+        return "`expect` wants either `value`, or `min` and `max` (one of them or both)"
+    problem = "" if "value" in wanted else range_problem(wanted)
+    return f"`expect` {problem}" if problem else ""
 
 
 def difference(found: Any, wanted: Any) -> str:

@@ -11,7 +11,17 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, Callable
 
-from . import check_command, check_file, check_http, check_log, check_process, check_sql, check_tcp
+from . import (
+    check_command,
+    check_file,
+    check_http,
+    check_kube_kinds,
+    check_log,
+    check_process,
+    check_prometheus,
+    check_sql,
+    check_tcp,
+)
 from .check_model import SECRET_OPTIONS, Check, Context, Sample
 from .errors import Refused
 from .names import is_name
@@ -27,7 +37,8 @@ class Kind:
     sample: Callable[[Mapping[str, Any], Context, float], Sample]
 
 
-KINDS: Mapping[str, Kind] = {
+# The controller puts in how the last ones are asked (check_kube.py).
+KINDS: dict[str, Kind] = {
     "http": Kind(check_http.KEYS, check_http.REQUIRED, check_http.problems, check_http.sample),
     "tcp": Kind(check_tcp.KEYS, check_tcp.REQUIRED, check_tcp.problems, check_tcp.sample),
     "command": Kind(check_command.KEYS, check_command.REQUIRED, check_command.problems, check_command.sample),
@@ -35,6 +46,15 @@ KINDS: Mapping[str, Kind] = {
     "file": Kind(check_file.KEYS, check_file.REQUIRED, check_file.problems, check_file.sample),
     "log": Kind(check_log.KEYS, check_log.REQUIRED, check_log.problems, check_log.sample),
     "process": Kind(check_process.KEYS, check_process.REQUIRED, check_process.problems, check_process.sample),
+    "prometheus": Kind(
+        check_prometheus.KEYS, check_prometheus.REQUIRED, check_prometheus.problems, check_prometheus.sample
+    ),
+    "pods": Kind(check_kube_kinds.PODS, (), check_kube_kinds.pods, check_kube_kinds.elsewhere),
+    "events": Kind(check_kube_kinds.EVENTS, ("reasons",), check_kube_kinds.events, check_kube_kinds.elsewhere),
+    "pod_log": Kind(check_kube_kinds.POD_LOG, ("pattern",), check_kube_kinds.pod_log, check_kube_kinds.elsewhere),
+    "pod_command": Kind(
+        check_kube_kinds.POD_COMMAND, ("argv",), check_kube_kinds.pod_command, check_kube_kinds.elsewhere
+    ),
 }
 COMMON = frozenset({"name", "kind", "view", "timeout", "in_a_row", "within", "interval"})
 HINT = "Correct rollback_checks in the service's profile; roles/run_verify/README.md shows how a check is written."
@@ -49,11 +69,11 @@ def patience(kind: str, options: Mapping[str, Any]) -> tuple[int, float]:
     What comes up with a service may take a moment and may flap; asking a command, a table or a log twice gives the same
     answer. A rollback does not wait long for a metrics backend.
     """
-    if kind == "http" and options.get("source") == "metrics":
+    if kind == "prometheus" or (kind == "http" and options.get("source") == "metrics"):
         return 1, METRICS_WITHIN
     if kind in {"http", "tcp"}:
         return (1 if "latency" in options else STEADY), WITHIN
-    return 1, WITHIN if kind in {"process", "file"} else 0.0
+    return 1, WITHIN if kind in {"process", "file", "pods"} else 0.0
 
 
 def load_checks(documents: Iterable[Mapping[str, Any]]) -> list[Check]:

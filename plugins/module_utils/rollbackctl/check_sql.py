@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable
 
-from .check_model import Context, Sample, bad, difference, good, range_problem, shown, unverified
+from .check_model import Context, Sample, bad, difference, expect_problem, good, shown, unverified
 
 KEYS = frozenset({"engine", "database", "query", "expect"})
 REQUIRED: tuple[str, ...] = ("database", "query", "expect")
@@ -27,11 +27,8 @@ def problems(options: Mapping[str, Any]) -> list[str]:
         found.append("`database` must be an absolute path")
     if options["query"].lstrip().lower().split(None, 1)[:1] not in (["select"], ["with"]):
         found.append("`query` must be one SELECT")
-    wanted = options["expect"]
-    if ("value" in wanted) == bool({"min", "max"} & set(wanted)):
-        found.append("`expect` wants either `value`, or `min` and `max` (one of them or both)")
-    elif "value" not in wanted and (problem := range_problem(wanted)):
-        found.append(f"`expect` {problem}")
+    if problem := expect_problem(options["expect"]):
+        found.append(problem)
     return found
 
 

@@ -184,6 +184,10 @@ class Driver(ABC):
         asked for one. None, which is the rule, for everything that has versions."""
         return None
 
+    def stable(self) -> Version | str | None:
+        """Return the target of a panic that needs no ledger: what follows from the component, or from its profile."""
+        return self.inherent()
+
     @abstractmethod
     def check(self, live: Version, target: Version) -> Finding:
         """Prove that going from live to target can work (tools, rights, space, reversibility): all problems at once."""

@@ -158,6 +158,7 @@ _NAME_FORM = "a name (letters, digits, dots, dashes, underscores)"
 _FORMS: tuple[tuple[str, Callable[[str], bool], str], ...] = (
     ("rollback_checkpoint", is_name, _NAME_FORM),
     ("rollback_confirm", is_name, _NAME_FORM),
+    ("rollback_environment", is_name, _NAME_FORM),
     ("rollback_release", is_name, _NAME_FORM),
     ("rollback_run", is_run_id, "a run id (lowercase letters, digits, dashes)"),
     ("rollback_plan", _is_hash, "a plan's hash (12 or more hexadecimal digits)"),

@@ -56,7 +56,10 @@ def find_access(settings: Mapping[str, Any], environ: Mapping[str, str]) -> Acce
     """
     context = str(settings.get("context") or environ.get("K8S_AUTH_CONTEXT") or "")
     if path := str(settings.get("kubeconfig") or ""):
-        return _from_files([_at_home(path, environ)], context, environ)
+        path = _at_home(path, environ)
+        if not os.path.isabs(path):
+            raise Refused(f"rollback_state.kubeconfig must be an absolute path or begin with ~/, not {path!r}.")
+        return _from_files([path], context, environ)
     if environ.get("K8S_AUTH_HOST"):
         return _from_credential(context, environ)
     if path := environ.get("K8S_AUTH_KUBECONFIG", ""):

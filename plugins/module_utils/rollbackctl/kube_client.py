@@ -22,7 +22,7 @@ import urllib3
 from .kube_auth import Access
 from .kube_error import EXPIRED, KubeError, refusal, what
 from .kube_http import Connections
-from .kube_retry import Patience
+from .kube_retry import Patience, Trouble
 from .kube_threads import each
 from .kube_watch import follow
 from .names import printable
@@ -65,7 +65,7 @@ class Client:
         self._timeout = timeout
         self._threads = threads
         self._connections = Connections(access, threads)
-        self._clock: tuple[datetime, float] | None = None  # the server's time, and the monotonic time it came at
+        self._trouble = Trouble()
 
     def get(self, path: str, **query: str) -> dict[str, Any]:
         """Return one object."""
@@ -238,17 +238,20 @@ class Client:
         verb = verb or what(_VERBS[method], path)
         headers = {"Accept": accept, **({"Content-Type": content} if body is not None else {})}
         safe = safe or method == "GET"
-        patience = Patience()
+        patience = Patience(self._trouble.seconds())
         while True:
             timeout = min(self._timeout, max(1.0, patience.left))
             try:
                 answer = self._connections.send(method, target, verb, headers=headers, body=body, timeout=timeout)
                 data = self._connections.read(answer, verb, timeout)
+                self._trouble.over()
                 if answer.status < 300:
                     return data
                 error = refusal(verb, answer.status, data, answer.headers)
             except KubeError as exc:
                 error = exc
+                if exc.status == 0:
+                    self._trouble.note()
             if not _worth_it(error, safe=safe) or not patience.wait(error.retry_after):
                 raise error
 

@@ -150,8 +150,9 @@ def _documents(where: str, name: str, raw: bytes) -> Iterator[Mapping[str, Any]]
 def _object(where: str, file: str, item: Mapping[str, Any]) -> _Found | str:
     """Return a ConfigMap or Secret, or the name of something else."""
     kind = str(item.get("kind"))
-    metadata = item.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    given = item.get("metadata")
+    metadata = given if isinstance(given, Mapping) else {}
+    name = metadata.get("name")
     if not isinstance(name, str):
         raise Refused(f"{where} is no manifest: an object in it has no metadata.name. Nothing was changed.", _OTHER)
     if kind not in _KINDS:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What would stop ConfigMaps and Secrets from being put back, or would put the bad content back again; and what changes.
+"""What would stop ConfigMaps and Secrets from being put back, or would write the bad content again; and what changes.
 
 Names of keys are said, values never.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from .kube_client import Client, KubeError, Rule
@@ -65,7 +65,9 @@ def problems_in_place(client: Client, namespace: str, changes: Sequence[Change],
 def copy_problems(client: Client, namespace: str, refs: Iterable[Ref]) -> list[str]:
     """Return why immutable copies could not be made."""
     kinds = {ref.kind: ref for ref in refs}.values()
-    return missing_rights(client, [_rule(verb, ref.named(""), namespace) for ref in kinds for verb in ("get", "create")], [])
+    return missing_rights(
+        client, [_rule(verb, ref.named(""), namespace) for ref in kinds for verb in ("get", "create")], []
+    )
 
 
 def recording_problems(client: Client, namespace: str, refs: Iterable[Ref]) -> list[str]:
@@ -132,7 +134,10 @@ def vanishing(changes: Sequence[Change]) -> Iterator[str]:
         here = change.present.content.parts if change.present.content else {}
         gone = change.keys()[2]
         if 2 * len(gone) > len(here):
-            yield f"{len(gone)} of {len(here)} keys of {change.ref} would disappear ({_listed(gone)}); is it the right backup?"
+            yield (
+                f"{len(gone)} of {len(here)} keys of {change.ref} would disappear ({_listed(gone)}); is it the right "
+                "backup?"
+            )
 
 
 def _object_problems(change: Change, gitops: str) -> Iterator[str]:
@@ -172,17 +177,11 @@ def _rule(verb: str, ref: Ref, namespace: str) -> Rule:
 
 
 def _is_new(rule: Rule, changes: Sequence[Change]) -> bool:
-    return any(change.needed and not change.present.item and rule.resource == f"{change.ref.kind}s" for change in changes)
+    return any(
+        change.needed and not change.present.item and rule.resource == f"{change.ref.kind}s" for change in changes
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def kinds_of(refs: Iterable[Ref]) -> Mapping[str, list[Ref]]:
-    """Return the references by kind, in their order."""
-    found: dict[str, list[Ref]] = {}
-    for ref in refs:
-        found.setdefault(ref.kind, []).append(ref)
-    return found

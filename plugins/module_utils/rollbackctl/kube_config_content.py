@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, Union
 from .durable import canonical, digest
 
 ABSENT = "absent"
+# A Secret's mark while there is no key yet: which writing of the object, or which backup file.
+UNRECORDED = "unrecorded:"
 CONFIGMAP, SECRET = "configmap", "secret"
 OPAQUE = "Opaque"
 SIZE_LIMIT = 1 << 20  # https://kubernetes.io/docs/concepts/configuration/configmap/#motivation
@@ -189,10 +191,15 @@ def short(mark: Mark) -> str:
     return digest(dict(mark))[:8] if isinstance(mark, Mapping) else mark.partition(":")[2][:8]
 
 
-def copy_name(ref: Ref, content: Content, key: bytes | None) -> str:
-    """Return the name of the immutable copy that holds this content."""
-    mark = mark_of(ref, content, key, each=False)
-    return f"{ref.name[:240].rstrip('-.')}-{str(mark).partition(':')[2][:10]}"
+def stem(ref: Ref) -> str:
+    """Return what the names of an object's copies begin with."""
+    return ref.name[:240].rstrip("-.")
+
+
+def copy_name(ref: Ref, mark: Mark) -> str:
+    """Return the name of the immutable copy that holds the content of this mark; empty where there is no content."""
+    digits = mark.partition(":")[2] if isinstance(mark, str) and not mark.startswith(UNRECORDED) else ""
+    return f"{stem(ref)}-{digits[:10]}" if digits else ""
 
 
 def plain_base64(text: str) -> str | None:

@@ -14,6 +14,8 @@ from typing import Any
 
 from .errors import Refused, StepFailed
 from .kube_client import Client, KubeError
+from .kube_config_content import SECRET, Ref
+from .kube_config_write import why
 
 NAME = "rollbackctl-key"
 TYPE = "rollbackctl.io/key"
@@ -70,8 +72,8 @@ def ensure_key(client: Client, namespace: str) -> bytes:
             failure = error
             if error.status not in (0, 409):  # lost, or somebody else was quicker: look
                 break
-    why = failure.message if failure else "it went away again."
-    raise StepFailed(f"secret/{NAME} could not be made in {namespace}: {why}", failure.next_step if failure else "")
+    said = why(Ref(SECRET, NAME), failure) if failure else "it went away again."
+    raise StepFailed(f"secret/{NAME} could not be made in {namespace}: {said}", failure.next_step if failure else "")
 
 
 def key_id(key: bytes | None) -> str:

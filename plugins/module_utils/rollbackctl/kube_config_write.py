@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Writing a ConfigMap or a Secret in one request that holds only while nobody else has written to it.
 
-The content is one unit: /data (and /binaryData) as a whole, after a test of the resourceVersion; labels, annotations and
-owners stay somebody else's. After any failure the object is read back before anything is said or repeated, so that a
-lost answer is no reason to write twice.
+The content is one unit: /data (and /binaryData) as a whole, after a test of the resourceVersion; labels, annotations
+and owners stay somebody else's. After any failure the object is read back before anything is said or repeated, so that
+a lost answer is no reason to write twice.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
-from .errors import StepFailed
+from .errors import StateOther, StepFailed
+from .failpoints import failpoint
 from .kube_client import Client, KubeError
-from .kube_config_content import CONFIGMAP, SECRET, Content, Ref, content_of
+from .kube_config_content import CONFIGMAP, SECRET, Content, Ref, body_of, content_of
 
 COPY_OF = "rollbackctl.io/copy-of"
+CHOSEN = "rollbackctl.io/chosen"
 COPY_LABELS = {"app.kubernetes.io/managed-by": "rollbackctl", "rollbackctl.io/kind": "copy"}
 _TRIES = 5
 _UNKNOWN = 0
@@ -59,6 +61,12 @@ def read(client: Client, ref: Ref, namespace: str) -> Found:
     """Read one object."""
     item = client.find(ref.path(namespace))
     return Found(content_of(ref.kind, item), item or {})
+
+
+def choice_of(item: Mapping[str, Any], run: str) -> int:
+    """Return the turn of a run in which it chose this copy last; 0 when it did not."""
+    whose, _, turn = str((item["metadata"].get("annotations") or {}).get(CHOSEN) or "").rpartition(" ")
+    return int(turn) if whose == run and turn.isdecimal() else 0
 
 
 def why(ref: Ref, error: KubeError) -> str:
@@ -112,37 +120,47 @@ class Writer:
                 break  # nobody came between: it is the content that is not taken
         raise self._refused(ref, failure)
 
-    def copy(self, ref: Ref, name: str, wanted: Content) -> bool:
-        """Make an immutable copy of a content under a name of its own. Return whether it had to be made.
+    def copy(self, ref: Ref, name: str, wanted: Content, choice: str) -> bool:
+        """Have an immutable copy of a content under a name of its own, marked with a run's choice. Return whether
+        something had to be written.
 
+        :param choice: "RUN TURN", see choice_of.
         :raises StateOther: there is something else of that name.
         :raises StepFailed: the API server does not take it.
         """
         mine = ref.named(name)
-        body = body_of(mine, wanted, labels=COPY_LABELS, notes={COPY_OF: ref.name})
+        body = body_of(mine, wanted, labels=COPY_LABELS, notes={COPY_OF: ref.name, CHOSEN: choice})
         body["immutable"] = True
         failure = None
         for _ in range(_TRIES):
             present = read(self.client, mine, self.namespace)
-            if wanted.same(present.content):
-                return failure is not None
-            if present.content is not None:
+            if present.content is not None and not wanted.same(present.content):
                 raise StateOther(
-                    f"{self.component}: {mine} was to be a copy of {ref.name} but holds something else. It was left alone.",
+                    f"{self.component}: {mine} was to be a copy of {ref.name} but holds something else. It was left as "
+                    "it is.",
                     f"Find out who made it. If nobody needs it: kubectl delete -n {self.namespace} {mine}",
                 )
+            if present.content is not None and present.content.annotations.get(CHOSEN) == choice:
+                return failure is not None
             if failure is not None and failure.status not in _UNDECIDED:
                 break
-            self.prove()
-            failpoint("restore_kubernetes_config.copy.before")
-            try:
-                self.client.create(mine.folder(self.namespace), body)
-            except KubeError as error:
-                failure = error
-                continue
-            failpoint("restore_kubernetes_config.copy.after")
-            return True
+            failure = self._try_copy(mine, body, choice, there=present.content is not None)
+            if failure is None:
+                return True
         raise self._refused(mine, failure)
+
+    def _try_copy(self, mine: Ref, body: Mapping[str, Any], choice: str, *, there: bool) -> KubeError | None:
+        self.prove()
+        failpoint("restore_kubernetes_config.copy.before")
+        try:
+            if there:
+                self.client.merge_patch(mine.path(self.namespace), {"metadata": {"annotations": {CHOSEN: choice}}})
+            else:
+                self.client.create(mine.folder(self.namespace), body)
+        except KubeError as error:
+            return error
+        failpoint("restore_kubernetes_config.copy.after")
+        return None
 
     def _try(self, ref: Ref, present: Found, wanted: Content, *, keep_added: bool) -> KubeError | None:
         """Write once, onto what was read; return what went wrong."""

@@ -118,9 +118,8 @@ class Provider(Source):
         :raises Refused: it cannot.
         """
         try:
-            loading = importlib.import_module(
-                "kubernetes.config.kube_config"
-            )  # costs 240 ms, and is hardly ever needed
+            # Only now: importing it costs 240 ms, and it is hardly ever needed.
+            loading = importlib.import_module("kubernetes.config.kube_config")
             loader = loading.KubeConfigLoader(
                 config_dict=self._believing(importlib.import_module("certifi").where()),
                 active_context=self.context,

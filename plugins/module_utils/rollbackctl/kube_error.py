@@ -39,7 +39,7 @@ _REASONS = {
 _QUOTED_OBJECT = re.compile(r"(Invalid value|Unsupported value|Duplicate value): [^\"\s]*[{\[].*[}\]]: ", re.DOTALL)
 _NEXT = {
     401: "Log in to the cluster again (a new token or certificate), then type the same command once more.",
-    403: "Ask for the missing right (docs/kubernetes.md lists them for each role), then type the same command again.",
+    403: "Ask for the missing right, then type the same command again.",
 }
 
 

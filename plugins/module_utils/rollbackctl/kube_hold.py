@@ -19,15 +19,16 @@ from typing import Any
 
 from .durable import now
 from .errors import StateOther, StepFailed
-from .kube_objects import annotations
 from .kube_patch import pointer
 
-# Not the annotation of kube_patch.py: a rollout keeps its own things while traffic is stopped, and gives them back alone.
+# Not the annotation of kube_patch.py: a rollout behind a closed fence keeps things of its own and gives back only those.
 NOTE = "rollbackctl.io/stopped"
 LABEL = "rollbackctl.io/stopped"
 RUNNING, STOPPED = "running", "stopped"
 # For whom something is stopped: while data is changed, or until somebody resumes traffic.
 FENCE, SHUTDOWN = "fence", "shutdown"
+# For a value that is not known: it is left alone. None is one: a field that is not set.
+UNKNOWN: Any = object()
 _DISABLED = "Disabled"
 _NOWHERE = {"scaleUp": {"selectPolicy": _DISABLED}, "scaleDown": {"selectPolicy": _DISABLED}}
 
@@ -114,7 +115,7 @@ class Thing:
 
         :raises StepFailed: the annotation is there and cannot be read.
         """
-        text = annotations(self.item).get(NOTE)
+        text = _notes(self.item).get(NOTE)
         if text is None:
             return None
         try:
@@ -154,9 +155,13 @@ def value_text(kind: Kind, value: Any) -> str:
     return "selects nothing" if _is_stopped(kind, value) else "selects its pods"
 
 
+def _notes(item: Mapping[str, Any]) -> dict[str, str]:
+    return dict(item["metadata"].get("annotations") or {})
+
+
 def _is_stopped(kind: Kind, value: Any) -> bool:
     if kind.word in WORKLOADS:
-        return value == 0
+        return bool(value == 0)
     if kind.word == CRONJOB:
         return value is True
     if kind.word == SERVICE:
@@ -180,23 +185,23 @@ def stopping(thing: Thing, run: str, reason: str) -> list[dict[str, Any]]:
     if thing.stopped:
         return []
     kept = {"run": run, "for": reason, "at": now(), "ready": thing.ready, thing.kind.field: thing.value}
-    present = annotations(thing.item)
-    notes = [{"op": "add", "path": f"/metadata/annotations/{pointer(NOTE)}", "value": json.dumps(kept, sort_keys=True)}]
-    if not present:
-        notes.insert(0, {"op": "add", "path": "/metadata/annotations", "value": {}})
-    return [_guard(thing), *notes, _set(thing, _stopped_value(thing.kind, thing.value))]
+    present = _notes(thing.item)
+    text = json.dumps(kept, sort_keys=True)
+    note: dict[str, Any] = {"op": "add", "path": f"/metadata/annotations/{pointer(NOTE)}", "value": text}
+    first: list[dict[str, Any]] = [] if present else [{"op": "add", "path": "/metadata/annotations", "value": {}}]
+    return [_guard(thing), *first, note, _set(thing, _stopped_value(thing.kind, thing.value))]
 
 
-def giving_back(thing: Thing, fallback: Any = None) -> tuple[list[dict[str, Any]], str]:
+def giving_back(thing: Thing, fallback: Any = UNKNOWN) -> tuple[list[dict[str, Any]], str]:
     """Return the patch that gives an object back what was kept, and what was found to be otherwise, for people.
 
     What somebody else has set in the meantime is left; then only the note goes.
 
-    :param fallback: the value where somebody removed the note, from what the run recorded; None leaves it alone.
+    :param fallback: the value where somebody removed the note, from what the run recorded.
     """
     note = thing.note
     if note is None:
-        if not thing.stopped or fallback is None:
+        if not thing.stopped or fallback is UNKNOWN:
             return [], ""
         text = f"{thing}: its note was removed by somebody; {value_text(thing.kind, fallback)} is what was recorded"
         return [_guard(thing), _set(thing, fallback)], text
@@ -236,8 +241,8 @@ def writer(thing: Thing) -> str:
 
 def set_going(thing: Thing) -> StateOther:
     """Return the error for what was stopped and runs again: nobody wins by scaling against a controller."""
+    who = writer(thing) or "somebody"
     return StateOther(
-        f"{thing} was stopped and is at {value_text(thing.kind, thing.value)} again, by {writer(thing) or 'somebody'}. It "
-        "was left as it is.",
+        f"{thing} was stopped and is {value_text(thing.kind, thing.value)} again, set by {who}. It was left as it is.",
         "Find out who did (a GitOps controller: pause its sync), then go on.",
     )

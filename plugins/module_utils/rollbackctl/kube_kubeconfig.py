@@ -203,4 +203,7 @@ def _impersonate(user: _Entry) -> tuple[tuple[str, str], ...]:
         raise Refused(f"{user} has as-user-extra, which is not supported; use `as` and `as-groups`.")
     headers = [("Impersonate-User", user.text("as")), ("Impersonate-Uid", user.text("as-uid"))]
     headers += [("Impersonate-Group", str(group)) for group in user.values.get("as-groups") or []]
+    for name, value in headers:
+        if not value.isascii() or not value.isprintable():
+            raise Refused(f"{user}: {name} must be ASCII without control characters.")
     return tuple((name, value) for name, value in headers if value)

@@ -6,6 +6,7 @@ A module on a host must not reach this file: Ansible ships everything that a mod
 
 from __future__ import annotations
 
+from .kube_config import KubeConfigDriver
 from .kube_store import KubernetesStore
 from .kube_workloads import KubernetesDriver
 from .registry import DRIVERS
@@ -16,5 +17,6 @@ def install() -> None:
     """Make the engine in this process know the kind `kubernetes` and its drivers."""
     KINDS["kubernetes"] = KubernetesStore
     DRIVERS.update({
+        "restore_kubernetes_config": KubeConfigDriver,
         "rollback_kubernetes": KubernetesDriver,
     })  # fmt: skip

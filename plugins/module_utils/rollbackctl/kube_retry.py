@@ -16,8 +16,8 @@ RETRY_AFTER_LIMIT = 5.0
 class Patience:
     """What is left of the time in which something is tried again."""
 
-    def __init__(self) -> None:
-        self._end = time.monotonic() + TOTAL_SECONDS
+    def __init__(self, spent: float = 0.0) -> None:
+        self._end = time.monotonic() + TOTAL_SECONDS - spent
         self._pause = FIRST_SECONDS
 
     @property
@@ -36,3 +36,29 @@ class Patience:
             return False
         time.sleep(max(0.0, min(pause, at_most)))
         return True
+
+
+class Trouble:
+    """For how long a server has not been reached, by any thread.
+
+    Fifty objects must not each wait for it, one after the other.
+    """
+
+    def __init__(self) -> None:
+        self._since = self._last = -math.inf
+
+    def note(self) -> None:
+        """The server was not reached."""
+        now = time.monotonic()
+        if now - self._last > TOTAL_SECONDS:
+            self._since = now
+        self._last = now
+
+    def over(self) -> None:
+        """The server answered."""
+        self._last = -math.inf
+
+    def seconds(self) -> float:
+        """Return how long it lasts already; 0.0 when there is none, or the last sign of it is old."""
+        now = time.monotonic()
+        return now - self._since if now - self._last <= TOTAL_SECONDS else 0.0

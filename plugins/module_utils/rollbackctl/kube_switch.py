@@ -60,6 +60,10 @@ class SwitchDriver(WayDriver):
             )
         return Version({SELECTOR: dict(selector)}, f"service {self.options['service']} -> {selector[self.label]}")
 
+    def stable(self) -> Version | str | None:
+        """Return the version that the profile calls stable: where a panic sends traffic to."""
+        return str(self.options["stable"]) if self.options.get("stable") else None
+
     def resolve(self, want: Version | str) -> Version:
         """Return the selector to go back to: the recorded one, or the present one with another value of the label."""
         if isinstance(want, Version):

@@ -1,296 +1,110 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Stopping what runs in Kubernetes and giving it back exactly: for the time of a run (stop_kubernetes, the fence), or until
-somebody resumes traffic (shutdown_kubernetes).
+"""The driver of stop_kubernetes: the fence in front of what runs in Kubernetes.
 
-Autoscalers are held before anything is stopped and given back after everything else, so that none of them works against
-us. What a thing was stands in an annotation of that very thing (kube_hold.py); what is at 0 already stays there.
+It has no version to go back to. It is closed while a run changes data, and it ends a run with a service that runs: what
+a shutdown had stopped before is given back too once the run has reached its targets.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, FenceDriver, Finding, Place, Version, unknown_target
-from .durable import now
-from .errors import Refused, StateOther, StepFailed
+from .component import BETWEEN, TARGET, Entry, FenceDriver, Finding, Version, unknown_target
 from .failpoints import failpoint
-from .kube_client import Client, KubeError
-from .kube_hold import (
-    AUTOSCALER,
-    CRONJOB,
-    FENCE,
-    RUNNING,
-    SHUTDOWN,
-    STOPPED,
-    Note,
-    Thing,
-    giving_back,
-    set_going,
-    stopping,
-    value_text,
-)
-from .kube_parts import (
-    Choice,
-    choose,
-    foreign_fences,
-    missing,
-    read_things,
-    refused_reading,
-    remarks,
-    service_problems,
-)
-from .kube_quiet import await_quiet, await_ready, listed, shortened, still_there
-
-# The status of a workload is written all the time while its pods end: then the object has another resourceVersion.
-CONFLICTS = 40
-CONFLICT_PAUSE_SECONDS = 0.05
-SLACK_SECONDS = 30.0
-Operations = list[dict[str, Any]]
+from .kube_hold import FENCE, RUNNING, SHUTDOWN
+from .kube_traffic_base import SLACK_SECONDS, Around, Points, TrafficDriver
 
 
-@dataclass(frozen=True)
-class Around:
-    """What is called before and after each single write of a step."""
+class KubeTrafficDriver(TrafficDriver, FenceDriver):
+    """Workloads that are at 0, or a Service that selects nothing, while data is changed."""
 
-    before: Callable[[], None]
-    after: Callable[[], None]
+    default_action = "follow"
+    # Whether what is opened has reached its targets. If not, what a shutdown stopped before the run stays stopped.
+    reached = True
+    points = Points(
+        hold=Around(
+            lambda: failpoint("stop_kubernetes.hold.before"),
+            lambda: failpoint("stop_kubernetes.hold.after"),
+        ),
+        scale=Around(
+            lambda: failpoint("stop_kubernetes.scale.before"),
+            lambda: failpoint("stop_kubernetes.scale.after"),
+        ),
+        give_back=Around(
+            lambda: failpoint("stop_kubernetes.give_back.before"),
+            lambda: failpoint("stop_kubernetes.give_back.after"),
+        ),
+        release=Around(
+            lambda: failpoint("stop_kubernetes.release.before"),
+            lambda: failpoint("stop_kubernetes.release.after"),
+        ),
+    )
+    failpoints = (
+        "stop_kubernetes.hold.before",
+        "stop_kubernetes.hold.after",
+        "stop_kubernetes.scale.before",
+        "stop_kubernetes.scale.after",
+        "stop_kubernetes.give_back.before",
+        "stop_kubernetes.give_back.after",
+        "stop_kubernetes.release.before",
+        "stop_kubernetes.release.after",
+    )
 
+    def resolve(self, want: Version | str) -> Version:
+        """Return what runs when the run ends: what runs now, and what a shutdown had stopped.
 
-@dataclass(frozen=True)
-class Points:
-    """The failpoints of each step; calls name their place in full, so that they can be searched for."""
-
-    hold: Around
-    scale: Around
-    give_back: Around
-    release: Around
-
-
-class TrafficDriver(Driver):
-    """Workloads, CronJobs, autoscalers and a Service of one namespace, which run or are stopped."""
-
-    layer = "application"
-    store_kind = "kubernetes"
-    points: ClassVar[Points]
-    # In what is written down on the things that are stopped.
-    reason: ClassVar[str]
-
-    def __init__(self, options: Mapping[str, Any], place: Place) -> None:
-        """Keep options and place."""
-        super().__init__(options, place)
-        # What somebody else did meanwhile and was left so: shown with what is read back, nothing is decided by it.
-        self.found_otherwise: list[str] = []
-
-    @property
-    def client(self) -> Client:
-        """The connection to the cluster."""
-        client: Client = self.place.cluster.client
-        return client
-
-    @property
-    def choice(self) -> Choice:
-        """What the profile chose.
-
-        :raises Refused: its options contradict each other.
+        :raises Refused: an operator named a version; there is none.
         """
-        namespace = str(self.options.get("namespace") or self.place.cluster.namespace)
-        return choose(self.name, self.options, namespace)
+        if isinstance(want, str):
+            raise unknown_target(self.name, want, [], "state")
+        notes = want.artefacts.get("notes") or {}
+        words = {key: RUNNING if notes.get(key) == SHUTDOWN else word for key, word in want.identity.items()}
+        text = want.text if words == dict(want.identity) else "running again, as before it was shut down"
+        return Version(words, text, artefacts={"before": want.artefacts.get("before") or {}})
 
-    @property
-    def timeout(self) -> float:
-        """How long stopping, and getting ready again, may take, in seconds."""
-        return float(self.options.get("timeout") or 120)
-
-    # -- reading -----------------------------------------------------------------------------------------------------
-
-    def things(self, more: Iterable[str] = ()) -> list[Thing]:
-        """Return the component's objects as they are.
-
-        :raises Refused: one is not there, or may not be read.
-        """
-        choice = self.choice
-        try:
-            return read_things(self.client, choice, more)
-        except KubeError as error:
-            raise refused_reading(self.client, choice, error) from error
-
-    def reading(self, things: Sequence[Thing]) -> Version:
-        """Return what was read as a version: which things run, and exactly what each is when it does."""
-        stopped = [thing for thing in things if thing.stopped and thing.kind.word != AUTOSCALER]
-        namespace = self.choice.namespace
-        ending = still_there(stopped, namespace, listed(self.client, stopped, namespace)) if stopped else []
-        notes = {str(thing): note.reason for thing in things if (note := thing.note)}
-        text = shortened([thing.text for thing in things if thing.kind.word != AUTOSCALER]) or "nothing"
-        if ending:
-            text += f"; {shortened(ending)}"
-        if self.found_otherwise:
-            text += f"; {'; '.join(self.found_otherwise)}"
-        return Version(
-            {str(thing): thing.state for thing in things},
-            text,
-            artefacts={"before": {str(t): t.before for t in things}, "notes": notes, "ending": ending},
+    def check(self, live: Version, target: Version) -> Finding:
+        """Prove that it can be stopped and given back; name what may work against that."""
+        problems, notes = self.findings(fence=True)
+        if live.identity != target.identity:
+            notes.append("it is shut down now; this run ends with giving that back")
+        return Finding(
+            problems=tuple(problems),
+            seconds=10.0,
+            worst_seconds=2 * self.timeout + SLACK_SECONDS,
+            notes=tuple(notes),
         )
 
-    def live(self, *, exact: bool) -> Version:  # noqa: ARG002 - it is read whole or not at all
-        """Read what runs and what is stopped."""
-        return self.reading(self.things())
-
-    def matches(self, reading: Version, version: Version, *, exact: bool) -> bool:  # noqa: ARG002 - nothing is inexact
-        """Say whether the same things run. How many pods does not count: an autoscaler changes that all the time. What
-        is stopped in the version must have ended, and nothing that runs in it may still be noted as stopped."""
-        keys = {*reading.identity, *version.identity}
-        if any(_word(reading, key) != _word(version, key) for key in keys):
-            return False
-        if all(word == STOPPED for word in version.identity.values()) and reading.artefacts.get("ending"):
-            return False
-        notes = reading.artefacts.get("notes") or {}
-        return not any(_word(version, key) == RUNNING and self._is_given_back(notes[key]) for key in notes)
-
-    def _is_given_back(self, reason: str) -> bool:
-        """Say whether this component gives back what was stopped for this reason."""
-        return reason in {self.reason, SHUTDOWN}
-
-    def record(self, into: Any) -> Version:  # noqa: ARG002 - a few numbers: they are in the artefacts
-        """Return what runs now, with exact counts, suspensions and selectors."""
+    def state(self, entry: Entry, *, opened: bool) -> tuple[str, Version]:  # noqa: ARG002 - it is not about content
+        """Read it against the plan: TARGET is that nothing is kept stopped any more. It is never OTHER: how much of it
+        runs is somebody else's matter."""
         reading = self.live(exact=True)
-        return Version(reading.identity, reading.text, now(), reading.artefacts)
+        notes = reading.artefacts["notes"]
+        held = any(notes.get(key) in {FENCE, SHUTDOWN} for key in {*entry.target.identity, *reading.identity})
+        return (BETWEEN if held else TARGET), reading
 
-    def findings(self, live: Version, *, fence: bool) -> tuple[list[str], list[str]]:
-        """Return what forbids stopping and giving back, and what an operator should know."""
+    def apply(self, target: Version) -> None:
+        """Give back what a shutdown stopped; stop it again where the run is taken back."""
+        self.bring(target)
+
+    def closed(self) -> bool:
+        """Read whether everything is stopped and has ended."""
         things = self.things()
-        problems = [f"the credentials lack a right: {text}" for text in missing(self.client, self.choice, things)]
-        problems += foreign_fences(things, self.place.run) + service_problems(things)
-        if not any(thing.kind.word != AUTOSCALER for thing in things):
-            problems.append(f"there is nothing to stop in namespace {self.choice.namespace}")
-        notes = remarks(things, fence=fence)
-        jobs = [thing for thing in things if thing.kind.word == CRONJOB and not thing.stopped]
-        running = still_there(jobs, self.choice.namespace, listed(self.client, jobs, self.choice.namespace)) if jobs else []
-        notes += [f"{text}; its end is waited for" for text in running]
-        notes += [f"{text} already" for text in live.artefacts.get("ending") or []]
-        return problems, notes
+        return all(thing.stopped for thing in things) and not self.reading(things).artefacts["ending"]
 
-    # -- changing ----------------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Stop everything and wait until it has ended.
 
-    def stop(self, things: Sequence[Thing]) -> None:
-        """Stop all of these things and wait until they have really ended.
-
-        :raises StateOther: one was stopped by this run and set going again by somebody.
-        :raises DeadlineExceeded: something has not ended in time; it stays stopped.
+        :raises StepFailed: something has not ended in time, or somebody sets it going again.
         """
-        scalers = [thing for thing in things if thing.kind.word == AUTOSCALER]
-        others = [thing for thing in things if thing.kind.word != AUTOSCALER]
-        self._each(scalers, self._stopping, self.points.hold)
-        stopped = self._each(others, self._stopping, self.points.scale)
-        await_quiet(self.client, stopped, self.choice.namespace, self.timeout)
+        self.stop(self.things(), FENCE)
 
-    def _stopping(self, thing: Thing) -> Operations:
-        note = thing.note
-        if note is not None and note.run == self.place.run and not thing.stopped:
-            raise set_going(thing)
-        return stopping(thing, self.place.run, self.reason)
+    def open(self) -> None:
+        """Give everything back exactly and wait until it is ready.
 
-    def give_back(self, things: Sequence[Thing], before: Mapping[str, Any], waited_for: Sequence[Thing]) -> None:
-        """Give things back what they were, wait until they are ready, then let jobs and autoscalers work again.
-
-        :param before: by thing, what it was; where somebody removed the note from it.
-        :param waited_for: further things that must be ready.
-        :raises StepFailed: not all is ready in time. All of it is given back even then.
+        :raises StepFailed: what was ready before is not ready in time; all of it is given back even then.
         """
-        late = [thing for thing in things if thing.kind.word in {AUTOSCALER, CRONJOB}]
-        early = [thing for thing in things if thing not in late]
-        ready = {str(thing): note.ready for thing in things if (note := thing.note)}
-
-        def give(thing: Thing) -> Operations:
-            operations, otherwise = giving_back(thing, before.get(str(thing)))
-            if otherwise and otherwise not in self.found_otherwise:
-                self.found_otherwise.append(otherwise)
-            return operations
-
-        started = self._each(early, give, self.points.give_back)
-        names = {str(thing) for thing in started}
-        awaited = started + [thing for thing in waited_for if str(thing) not in names]
-        namespace = self.choice.namespace
-        absent = await_ready(self.client, awaited, namespace, self.timeout) if awaited else {}
-        self._each([thing for thing in late if thing.kind.word == CRONJOB], give, self.points.give_back)
-        self._each([thing for thing in late if thing.kind.word == AUTOSCALER], give, self.points.release)
-        self._refuse_absent(absent, ready, awaited)
-
-    def _refuse_absent(self, absent: Mapping[str, str], ready: Mapping[str, int], things: Sequence[Thing]) -> None:
-        """What was no better before it was stopped is said, and no reason to fail.
-
-        :raises StepFailed: something that was ready before is not ready.
-        """
-        now_ready = {str(thing): thing.ready for thing in self.things(map(str, things))} if absent else {}
-        worse = [text for key, text in absent.items() if now_ready.get(key, 0) < ready.get(key, 1)]
-        self.found_otherwise += [f"{text}, as before" for text in absent.values() if text not in worse]
-        if worse:
-            raise StepFailed(
-                f"{self.name}: all was given back, but not ready within {self.timeout:g} s: {shortened(worse)}.",
-                f"Look at those pods, then: rollbackctl resume {self.place.run}",
-            )
-
-    def _each(self, things: Sequence[Thing], make: Callable[[Thing], Operations], around: Around) -> list[Thing]:
-        return self.client.each(lambda thing: self._change(thing, make, around), list(things)) if things else []
-
-    def _change(self, thing: Thing, make: Callable[[Thing], Operations], around: Around) -> Thing:
-        """Patch one object, decided anew on each version of it that somebody else writes; return it as it is then."""
-        for _ in range(CONFLICTS):
-            operations = make(thing)
-            if not operations:
-                return thing
-            self.place.cluster.prove()
-            around.before()
-            try:
-                item = self.client.json_patch(thing.path, operations)
-            except KubeError as error:
-                # 409, 422: written to since it was read, or our patch is wrong. 0: the answer was lost. Read back.
-                if error.status not in {0, 409, 422}:
-                    raise
-                fresh = Thing(thing.kind, self.client.get(thing.path))
-                if error.status == 422 and _version_of(fresh) == _version_of(thing):
-                    raise
-                thing = fresh
-            else:
-                around.after()
-                return Thing(thing.kind, item)
-            time.sleep(CONFLICT_PAUSE_SECONDS)
-        raise StateOther(f"{thing} is written to all the time by somebody else; it was left as it is.")
-
-    def bring(self, target: Version) -> None:
-        """Stop what is stopped in a version and give back what runs in it; idempotent.
-
-        :raises StepFailed: see stop and give_back.
-        """
-        things = self.things(target.identity)
-        stopped = [thing for thing in things if _word(target, str(thing)) == STOPPED and str(thing) in target.identity]
-        if target.artefacts.get("everything"):
-            stopped = things  # also what was made since the plan
-        running = [thing for thing in things if _word(target, str(thing)) == RUNNING]
-        if any(not thing.stopped for thing in stopped) or stopped == things:
-            self.stop(stopped)
-        back = [thing for thing in running if self._may_give_back(thing, thing.note)]
-        before = target.artefacts.get("before") or {}
-        kept = {key: before.get(key) for key in map(str, back) if _runs(before.get(key))}
-        if running:
-            self.give_back(back, kept, [thing for thing in running if not thing.stopped])
-
-    def _may_give_back(self, thing: Thing, note: Note | None) -> bool:
-        if note is None:
-            return thing.stopped
-        return note.reason == SHUTDOWN or note.run == self.place.run
-
-
-def _word(version: Version, key: str) -> str:
-    """What is not there does not run."""
-    return str(version.identity.get(key, STOPPED))
-
-
-def _runs(value: Any) -> bool:
-    return value is not None and value != 0 and value is not True
-
-
-def _version_of(thing: Thing) -> str:
-    return str(thing.item["metadata"]["resourceVersion"])
+        things = self.things()
+        back = [
+            thing
+            for thing in things
+            if (note := thing.note) and (note.run == self.place.run or (note.reason == SHUTDOWN and self.reached))
+        ]
+        self.give_back(back, {}, [thing for thing in things if not thing.stopped])

@@ -7,9 +7,10 @@ anew from the last version seen, every WINDOW seconds at the latest.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import urllib3
@@ -44,10 +45,11 @@ def follow(stream: Stream, verb: str, version: str, seconds: float) -> Iterator[
                 raise
             error = exc
         else:
-            for kind, thing in _events(answer, min(began + window + GRACE, end), verb):
-                seen = True
-                version = thing.get("metadata", {}).get("resourceVersion") or version
-                yield kind, thing
+            with contextlib.closing(_events(answer, min(began + window + GRACE, end), verb)) as events:
+                for kind, thing in events:
+                    seen = True
+                    version = thing.get("metadata", {}).get("resourceVersion") or version
+                    yield kind, thing
         if seen or (error is None and time.monotonic() - began > 1):
             patience = Patience()  # it works: what comes later is a new trouble
         elif not patience.wait(error.retry_after if error else None, end - time.monotonic()):
@@ -56,7 +58,7 @@ def follow(stream: Stream, verb: str, version: str, seconds: float) -> Iterator[
             )
 
 
-def _events(answer: urllib3.BaseHTTPResponse, end: float, verb: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _events(answer: urllib3.BaseHTTPResponse, end: float, verb: str) -> Generator[tuple[str, dict[str, Any]]]:
     """Yield what one open stream brings, until it ends, breaks or the time is over."""
     rest = b""
     whole = False

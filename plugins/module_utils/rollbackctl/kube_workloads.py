@@ -64,6 +64,10 @@ class KubernetesDriver(Driver):
         """Return the target where it follows from the way."""
         return self.way.inherent()
 
+    def stable(self) -> Version | str | None:
+        """Return the target of a panic that needs no ledger."""
+        return self.way.stable()
+
     def resolve(self, want: Version | str) -> Version:
         """Turn what was recorded or named into a version that is whole."""
         return self.way.resolve(want)

@@ -181,7 +181,7 @@ def wanted(work: Work, driver: Driver, live: Version) -> Version | str | None:
         return str(named)
     if run["kind"] == "undo":
         return captured(work.store, run["undoes"], driver.name)
-    inherent = driver.inherent()
+    inherent = driver.stable() if run["kind"] == "panic" else driver.inherent()
     if inherent is not None:
         return inherent
     if run.get("checkpoint"):
@@ -224,7 +224,12 @@ def _each(work: Work, do: Callable[[Driver, Entry, Journal], None], actions: tup
     """Do something with every component that the plan changes, in one changing step; what takes back goes backwards."""
     plan = work.plan()
     order = _backwards(work.drivers) if work.phase == "undo" else work.drivers
-    todo = [(driver, entry) for driver in order if (entry := plan.entry(driver.name)) and entry.action in actions]
+    only = work.run.get("only")
+    todo = [
+        (driver, entry)
+        for driver in order
+        if (entry := plan.entry(driver.name)) and entry.action in actions and only in (None, "", driver.name)
+    ]
     if not todo:
         return
     with changing_step(work.store, str(work.run["id"]), int(work.run["token"])) as journal:

@@ -157,7 +157,7 @@ def compose(
         combination=combination(entries, "live"),
     )
     problems += _loss_problems(plan, request.accepted_loss_since)
-    if request.kind == "rollback":
+    if request.kind in ("rollback", "panic"):
         problems += _quarantine_problems(plan, quarantine)
     if request.approved_hash and not plan.hash.startswith(request.approved_hash):
         problems.append(

@@ -196,7 +196,7 @@ class Record:
     def _take_run(self, facts: Mapping[str, Any]) -> None:
         """Take in what the guard opened: a resumed run keeps its id, and its earlier record is kept beside."""
         run = facts.get("run")
-        if facts.get("phase") != "guard" or not run:
+        if facts.get("phase") not in ("guard", "panic") or not run:
             return
         self.budgets = dict(facts.get("budgets") or {})
         self.document["strict_budget"] = bool(facts.get("strict"))

@@ -88,7 +88,7 @@ def open_run(
     facts.update(resume=False, finished="", reversing=False)
     if named:
         facts.update(_named_run(store, kind, int(run["level"]), named))
-    if kind in ("rollback", "preflight") and not facts["resume"]:
+    if kind in ("rollback", "preflight", "panic") and not facts["resume"]:
         facts["checkpoint"] = choose_checkpoint(store, str(asked.get("rollback_checkpoint") or ""))
     elif kind in ("checkpoint", "adopt"):
         facts["checkpoint"] = str(facts["id"]).replace("rb-", "cp-", 1)
@@ -108,7 +108,7 @@ def _take_lease(store: Store, run: Mapping[str, Any], identity: str, named: str)
     token = 0
     try:
         with store.locked(OPEN_WAIT_SECONDS):
-            if run["kind"] in ("rollback", "undo"):
+            if run["kind"] in ("rollback", "undo", "panic"):
                 _refuse_behind_closed_fence(store, {named, identity})
             seconds = float(run["lease_seconds"])
             lease = store.acquire(identity, str(run["holder"]), str(run["controller"]), int(run["pid"]), seconds)
@@ -333,7 +333,7 @@ def _write_ledger(
     """Write what later runs need to know. A failure here is said but does not undo a proven rollback."""
     succeeded = ending.outcome in (outcome.DONE, outcome.ALREADY)
     try:
-        if run["kind"] == "rollback" and ending.outcome == outcome.DONE and plan is not None:
+        if run["kind"] in ("rollback", "panic") and ending.outcome == outcome.DONE and plan is not None:
             good = combination(plan.entries, "target")
             bad = {name: one for name, one in combination(plan.entries, "live").items() if good.get(name) != one}
             if bad:

@@ -18,12 +18,19 @@ PLAYBOOKS = {
     "2": "rollback-level2.yml",
     "3": "rollback-level3.yml",
     "schema": "rollback-schema.yml",
+    "shutdown": "shutdown.yml",
 }
 
 Level = Annotated[
     str,
     typer.Argument(
-        metavar="LEVEL", help="1 application, 2 and configuration, 3 and data; or schema.", show_default=False
+        metavar="LEVEL", help="1 application, 2 and configuration, 3 and data; schema; or shutdown.", show_default=False
+    ),
+]
+Environment = Annotated[
+    str,
+    typer.Argument(
+        metavar="ENVIRONMENT", help="The environment, as the services' profiles name it.", show_default=False
     ),
 ]
 Services = Annotated[

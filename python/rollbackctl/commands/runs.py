@@ -17,9 +17,9 @@ from rollbackctl.records import Record
 from rollbackctl.report import parse, terminal
 
 from . import arguments
-from .arguments import AsJson, Inventories, Level, OnLevel, Run, Services, Yes
+from .arguments import AsJson, Environment, Inventories, Level, OnLevel, Run, Services, Yes
 
-NOT_IN_ROLLBACK = frozenset({"rollback_release"})
+NOT_IN_ROLLBACK = frozenset({"rollback_release", "rollback_environment"})
 NOT_WHEN_RESUMED = NOT_IN_ROLLBACK | parameters.TARGETS
 ABOUT_STATE = frozenset({"rollback_reason", "rollback_components", "rollback_confirm"})
 TO_ADOPT = ABOUT_STATE | {"rollback_to", "rollback_accept_unverified_backup"}
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application; their flags are made from the specification here."""
     app.command("run")(parameters.takes(NOT_IN_ROLLBACK)(run))
     app.command("plan")(parameters.takes(NOT_IN_ROLLBACK)(plan))
+    app.command("panic")(parameters.takes(only=frozenset({"rollback_reason"}))(panic))
     app.command("resume")(parameters.takes(NOT_WHEN_RESUMED)(resume))
     app.command("undo")(parameters.takes(NOT_WHEN_RESUMED)(undo))
     app.command("finalize")(parameters.takes(only=ABOUT_STATE)(finalize))
@@ -73,6 +74,26 @@ def plan(
         execute.close(record, result, as_json=True, keep=False)
     _show_plan(record, given)
     raise typer.Exit(parse(record).exit_code)
+
+
+def panic(
+    environment: Environment,
+    *,
+    given: dict[str, Any],
+    inventory: Inventories = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take every service of an environment to its last known good, at once and without questions.
+
+    What is broken does not keep the others waiting; the table at the end says what could not be done.
+    """
+    given["rollback_environment"] = environment
+    problems = arguments.inventory_problems(inventory)
+    values, wrong = parameters.judge(given, [], "panic")
+    if problems + wrong:
+        execute.refuse(*problems, *wrong)
+    order = Order("panic.yml", tuple(inventory or ()), values)
+    execute.close(*execute.carry_out(order), as_json=as_json)
 
 
 def resume(

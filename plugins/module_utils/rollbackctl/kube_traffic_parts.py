@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which objects a component of stop_kubernetes or shutdown_kubernetes is made of, what that needs, and what is odd about it.
-"""
+"""What a component of stop_kubernetes or shutdown_kubernetes is made of, what that needs, and what is odd about it."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from .kube_client import Client, KubeError, Rule
 from .kube_hold import AUTOSCALER, CRONJOB, FENCE, KINDS, SERVICE, WORKLOADS, Kind, Thing
 from .kube_objects import parse_workload
 from .kube_preflight import gitops_owner, missing_rights
-from .kube_quiet import shortened
+from .kube_traffic_quiet import shortened
 
 BY_SCALE, BY_SERVICE = "scale", "service"
 
@@ -97,20 +96,15 @@ def read_things(client: Client, choice: Choice, more: Iterable[str] = ()) -> lis
         every = choice.every_cronjob if kind.word == CRONJOB else choice.everything and kind.word in WORKLOADS
         wanted = set(named) | extra.get(kind.word, set()) | (set(items) if every else set())
         chosen += [thing for name, thing in items.items() if name in wanted and not _left_out(thing, choice)]
-    all_known = {text for things in found.values() for item in things for text in _names(item, found)}
-    missing += [f"except names {text}, which is not there" for text in choice.but if text not in all_known]
+    known = {str(item["metadata"]["name"]) for items in found.values() for item in items}
+    known |= {f"{kind.word}/{item['metadata']['name']}" for kind, items in found.items() for item in items}
+    missing += [f"except names {text}, which is not there" for text in choice.but if text not in known]
     if missing:
         raise Refused(f"Namespace {namespace}: {'; '.join(missing)}. Nothing was changed.")
     stopped = {str(thing) for thing in chosen if thing.kind.word in WORKLOADS}
     scalers = [Thing(KINDS[AUTOSCALER], item) for item in found.get(KINDS[AUTOSCALER], [])]
     chosen += [one for one in scalers if scaled_by(one) in stopped and one not in chosen]
     return sorted(chosen, key=str)
-
-
-def _names(item: Mapping[str, Any], found: Mapping[Kind, Sequence[Mapping[str, Any]]]) -> tuple[str, ...]:
-    name = str(item["metadata"]["name"])
-    words = [kind.word for kind, items in found.items() if item in items]
-    return (name, *(f"{word}/{name}" for word in words))
 
 
 def _left_out(thing: Thing, choice: Choice) -> bool:
@@ -148,7 +142,7 @@ def missing(client: Client, choice: Choice, things: Iterable[Thing]) -> list[str
         for thing in things
         for verb in ("get", "patch")
     ]
-    return missing_rights(client, general, named)
+    return missing_rights(client, list(dict.fromkeys(general)), named)
 
 
 def refused_reading(client: Client, choice: Choice, error: KubeError) -> Refused | KubeError:
@@ -169,9 +163,13 @@ def remarks(things: Sequence[Thing], *, fence: bool) -> list[str]:
         owner = gitops_owner(thing.item)
         if owner:
             found.append(f"{thing} is managed by {owner}, which may set it going again: pause its sync meanwhile")
-        for reference in thing.item["metadata"].get("ownerReferences") or []:
-            if thing.kind.word == AUTOSCALER and reference.get("kind") == "ScaledObject":
-                found.append(f"{thing} belongs to KEDA's {reference['name']}, which may set it going again: pause that")
+        if thing.kind.word == AUTOSCALER:
+            owners = [
+                one for one in thing.item["metadata"].get("ownerReferences") or [] if one["kind"] == "ScaledObject"
+            ]
+            found += [
+                f"{thing} belongs to KEDA's {one['name']}, which may set it going again: pause it" for one in owners
+            ]
         wanted = int(thing.value or 0) if thing.kind.word in WORKLOADS else 0
         if thing.ready < wanted:
             found.append(f"{thing} has {thing.ready} of {wanted} pods ready now")
