@@ -19,6 +19,9 @@ BIN = ROOT / ".venv" / "bin"
 
 module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
 
+# The lab's Kubernetes cluster, for the tests that ask for it.
+pytest_plugins = ["tests.support.kube"]
+
 
 @pytest.fixture(scope="session")
 def root() -> Path:

@@ -27,7 +27,7 @@ module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))  # as tests
 from rich.console import Console  # noqa: E402 - after the paths above
 from rich.table import Table  # noqa: E402 - the same
 
-BENCHES = ("start", "overhead", "git", "sqlite")
+BENCHES = ("start", "overhead", "git", "sqlite", "kubernetes")
 # Other work on the machine is in every figure; from here on it is said.
 BUSY_LOAD_PER_CORE = 0.5
 WIDTH = None if sys.stdout.isatty() else 160

@@ -114,6 +114,13 @@ def test_a_kubeconfig_that_is_named_and_missing_is_not_passed_over(tmp_path: Pat
             find_access(settings, {"HOME": str(tmp_path), **environ})
 
 
+def test_a_path_in_the_profile_is_absolute_or_at_home(tmp_path: Path) -> None:
+    kubeconfig(tmp_path / "config", HERE, {"token": SECRET})
+    assert find_access({"kubeconfig": "~/config"}, {"HOME": str(tmp_path)}).namespace == "default"
+    with pytest.raises(Refused, match="must be an absolute path"):
+        find_access({"kubeconfig": "config"}, {"HOME": str(tmp_path)})
+
+
 def test_awx_puts_the_credential_into_variables(keys: Keys) -> None:
     with serving(whoami, keys.server()) as server:
         environ = {"K8S_AUTH_HOST": server.url, "K8S_AUTH_API_KEY": SECRET, "K8S_AUTH_SSL_CA_CERT": str(keys.ca)}
@@ -237,6 +244,7 @@ def test_a_server_below_a_path(tmp_path: Path, plain: Server) -> None:
         (HERE, {"client-certificate": "/no/such.crt", "client-key": "/no/such.key"}, "'/no/such.crt' cannot be read"),
         (HERE, {"tokenFile": "/no/such/token"}, "'/no/such/token' cannot be read"),
         (HERE, {"token": 12345}, "token must be a text"),
+        (HERE, {"token": SECRET, "as": "a\nb"}, "Impersonate-User must be ASCII"),
         (HERE, {"token": SECRET, "as-user-extra": {"a": ["b"]}}, "as-user-extra"),
         ({**HERE, "certificate-authority-data": "?"}, {}, "is not base64"),
         ({**HERE, "certificate-authority": "/no/ca.crt"}, {}, "'/no/ca.crt' cannot be read"),
@@ -554,9 +562,9 @@ def test_an_auth_provider_is_left_to_the_official_client(tmp_path: Path, plain: 
 
 
 def test_an_auth_provider_that_brings_nothing_is_said(tmp_path: Path, plain: Server) -> None:
-    user = {"auth-provider": {"name": "azure", "config": {"access-token": SECRET}}}
+    user = {"auth-provider": {"name": "ldap", "config": {"access-token": SECRET}}}
     access = find_access({"kubeconfig": str(kubeconfig(tmp_path / "config", {"server": plain.url}, user))}, {})
-    with pytest.raises(KubeError, match="auth-provider 'azure' of the kubeconfig gave no token") as caught:
+    with pytest.raises(KubeError, match="auth-provider 'ldap' of the kubeconfig gave no token") as caught:
         asks(access)
     assert SECRET not in str(caught.value)
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.rollbackctl import kube_auth
+from ansible.module_utils.rollbackctl import kube_auth, kube_watch
 from ansible.module_utils.rollbackctl.kube_client import Client, KubeError, Rule
 
 from lab.kubernetes.cluster import Cluster
-from tests.support.kube import certificate_authority, token_kubeconfig
+from tests.support.kube import token_kubeconfig
 from tests.support.kube_proxy import FaultProxy, LatencyProxy, Request
-from tests.unit.module_utils.kube_server import Keys
 
 MAPS: list[dict[str, Any]] = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["*"]}]
 
@@ -221,16 +220,23 @@ def test_a_watch_outlasts_cuts(robot: Client, admin: Client, namespace: str, fau
     assert fault_proxy.count("GET", "watch=true") == 4
 
 
-def test_tls_on_the_way_to_the_fault_proxy(lab_cluster: Cluster, namespace: str, tmp_path: Path) -> None:
-    keys = Keys(tmp_path / "keys")
-    identity = keys.make("proxy", "proxy", ["127.0.0.1"])
-    with FaultProxy(lab_cluster.server, certificate_authority(lab_cluster), identity=identity) as proxy:
-        path = token_kubeconfig(lab_cluster, namespace, MAPS, tmp_path)
-        token = path.read_text(encoding="utf-8").split("token: ")[1].split()[0]
-        environ = {"K8S_AUTH_HOST": proxy.url, "K8S_AUTH_API_KEY": token, "K8S_AUTH_SSL_CA_CERT": str(keys.ca)}
-        client = Client(kube_auth.find_access({}, environ))
-        assert client.names(maps(namespace))
-        assert [seen.status for seen in proxy.requests] == [200]
+def test_a_watch_on_a_half_open_connection_misses_nothing(
+    robot: Client, admin: Client, namespace: str, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube_watch, "WINDOW", 0.5)
+    monkeypatch.setattr(kube_watch, "GRACE", 0.2)
+    _, version = robot.list_at(maps(namespace))
+    fault_proxy.add("watch=true", events=1, silent=True)
+    threading.Thread(
+        target=lambda: [admin.create(maps(namespace), settings(name)) for name in ("one", "two")], daemon=True
+    ).start()
+    seen = []
+    for kind, thing in robot.watch(maps(namespace), version, 20, fieldSelector="metadata.name!=kube-root-ca.crt"):
+        if kind == "ADDED":
+            seen.append(thing["metadata"]["name"])
+        if len(seen) == 2:
+            break
+    assert seen == ["one", "two"]
 
 
 def test_many_requests_far_away_take_turns_together(lab_cluster: Cluster, namespace: str, tmp_path: Path) -> None:

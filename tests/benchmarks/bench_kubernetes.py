@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Deployments on the lab's real API server, ours beside kubectl's and the collection's ways, latency added or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.module_utils.rollbackctl.kube_auth import find_access
+from ansible.module_utils.rollbackctl.kube_client import Client
+
+from lab.kubernetes.cluster import Cluster, cluster
+from tests.benchmarks.kubernetes_clients import Watcher
+from tests.benchmarks.rows import row
+from tests.support.kube import fresh_namespace
+from tests.support.kube_proxy import LatencyProxy
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = ROOT / ".venv" / "bin"
+LATENCY_SECONDS = 0.02
+COUNTS = (1, 10, 50, 200)
+REPEATS = {1: 3, 10: 3, 50: 3, 200: 1}
+BAR_FIFTY_SECONDS, BAR_PANIC_SECONDS = 2.5, 1.5
+BAR_OVERHEAD_SECONDS, BAR_SWITCH_SECONDS = 2.0, 1.0
+COLLECTION = "ansible"  # the PyPI package that carries kubernetes.core
+PATIENCE = "180s"
+STRATEGIES = ("undo", "fast", "recreate", "blue_green")
+
+
+def bench() -> list[dict[str, Any]]:
+    """Return one line per measurement."""
+    lab = cluster()
+    lab.up()
+    for version in ("1.4.0", "1.5.0"):
+        lab.image(version)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="rollbackctl-bench-") as folder:
+        for count in COUNTS:
+            for latency in (0.0, LATENCY_SECONDS):
+                rows += _many(lab, Path(folder), count, latency)
+        rows += _users(lab, Path(folder))
+    return rows
+
+
+class Field:
+    """A namespace with so many Deployments of one pod each, a proven checkpoint, and ways to break them all."""
+
+    def __init__(self, lab: Cluster, admin: Client, namespace: str, folder: Path, count: int) -> None:
+        """Make them and wait until they run."""
+        self.lab, self.admin, self.namespace, self.folder = lab, admin, namespace, folder
+        self.names = [f"w{number:03d}" for number in range(count)]
+        self.path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+        admin.each(lambda name: admin.create(self.path, _deployment(name)), self.names)
+        self.ready()
+        self.version = 1
+
+    def ready(self) -> None:
+        """Wait until every Deployment is available, of the version that it asks for."""
+        for name in self.names:
+            self.lab.kubectl("-n", self.namespace, "rollout", "status", f"deployment/{name}", f"--timeout={PATIENCE}")
+
+    def deploy(self) -> None:
+        """Release the next version everywhere."""
+        self.version += 1
+        change = [{"op": "replace", "path": "/spec/template/spec/containers/0/env/0/value", "value": str(self.version)}]
+        self.admin.each(lambda name: self.admin.json_patch(f"{self.path}/{name}", change), self.names)
+        self.ready()
+
+    def inventory(self, kubeconfig: Path) -> Path:
+        """Write the profile of one service with one component of all workloads."""
+        profile = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "rollback_service": {"name": "field", "environment": "bench"},
+            "rollback_state": {"kind": "kubernetes", "namespace": self.namespace, "kubeconfig": str(kubeconfig)},
+            "rollback_soak_seconds": 0,
+            "rollback_kubernetes": [{"name": "all", "workloads": [f"deployment/{name}" for name in self.names]}],
+        }
+        path = self.folder / f"{self.namespace}.yml"
+        path.write_text(json.dumps({"all": {"hosts": {"field": profile}}}), encoding="utf-8")
+        return path
+
+    def accepted(self, since: datetime) -> float:
+        """Return how long after a moment the last change of a Deployment was accepted, seconds, by the audit log."""
+        ends = [
+            datetime.fromisoformat(entry["stageTimestamp"])
+            for entry in self.lab.audit()
+            if entry["verb"] == "patch"
+            and entry["requestURI"].startswith(self.path)
+            and entry.get("stage") == "ResponseComplete"
+        ]
+        return (max(ends) - since).total_seconds()
+
+
+def _many(lab: Cluster, folder: Path, count: int, latency: float) -> list[dict[str, Any]]:
+    admin = Client(find_access({"kubeconfig": str(lab.kubeconfig)}, os.environ))
+    ours: list[float] = []
+    panic: list[float] = []
+    overhead: list[float] = []
+    usual: dict[str, list[float]] = {}
+    with fresh_namespace(admin, "bench") as namespace, _behind(lab, folder, latency) as kubeconfig:
+        field = Field(lab, admin, namespace, folder, count)
+        hosts = field.inventory(kubeconfig)
+        _play("checkpoint.yml", hosts, folder, "-l", "field", "-e", "rollback_reason=bench")
+        for _ in range(REPEATS[count]):
+            for name, way in _usual_ways(field, kubeconfig, count).items():
+                field.deploy()
+                began = time.monotonic()
+                way()
+                usual.setdefault(name, []).append(time.monotonic() - began)
+                field.ready()
+            for book, found in (("rollback-level1.yml", ours), ("panic.yml", panic)):
+                field.deploy()
+                since = datetime.now().astimezone()
+                extra = ("-e", "rollback_environment=bench") if book == "panic.yml" else ("-l", "field")
+                record = _play(book, hosts, folder, *extra, "-e", "rollback_reason=bench")
+                found.append(field.accepted(since))
+                if book == "rollback-level1.yml":
+                    overhead.append(float(record["overhead_seconds"]))
+    what = f"{count} Deployment{'s' if count > 1 else ''}" + (f", {latency * 1000:.0f} ms latency" if latency else "")
+    bars = (count == 50 and latency > 0) or None
+    note = "from the command to the last accepted change; ours counts Ansible's start, all checks and the plan in"
+    rows = [
+        row(
+            f"{what}: level 1" if number == 0 else f"{what}: level 1, beside another way",
+            ours,
+            times,
+            way=name,
+            bar_seconds=BAR_FIFTY_SECONDS if bars and number == 0 else None,
+            note=note if number == 0 else "",
+        )
+        for number, (name, times) in enumerate(usual.items())
+    ]
+    first = next(iter(usual))
+    rows.append(
+        row(
+            f"{what}: panic",
+            panic,
+            usual[first],
+            way=first,
+            bar_seconds=BAR_PANIC_SECONDS if bars else None,
+        )
+    )
+    if count == 1 and not latency:
+        rows.append(
+            row(
+                "overhead of a level for a service in Kubernetes",
+                overhead,
+                usual[first],
+                way=first,
+                bar_seconds=BAR_OVERHEAD_SECONDS,
+                note="the run's time without the time inside components",
+            )
+        )
+    return rows
+
+
+def _usual_ways(field: Field, kubeconfig: Path, count: int) -> Mapping[str, Callable[[], None]]:
+    """Return the ways people do it today; those of the collection only where it ends within minutes."""
+    kubectl = [str(field.lab.bin / "kubectl"), "--kubeconfig", str(kubeconfig), "-n", field.namespace]
+    undo = [*kubectl, "rollout", "undo"]
+    ways: dict[str, Callable[[], None]] = {
+        "kubectl rollout undo, one after another": lambda: _each(undo, field.names),
+        "kubectl rollout undo, xargs -P 16": lambda: _side_by_side(undo, field.names),
+    }
+    if count <= 50:
+        ways["kubernetes.core.k8s_rollback in a loop"] = lambda: _collection(field, kubeconfig)
+    return ways
+
+
+def _each(argv: Sequence[str], names: Sequence[str]) -> None:
+    for name in names:
+        subprocess.run([*argv, f"deployment/{name}"], check=True, capture_output=True)
+
+
+def _side_by_side(argv: Sequence[str], names: Sequence[str]) -> None:
+    text = "".join(f"deployment/{name}\n" for name in names)
+    subprocess.run(["xargs", "-P", "16", "-n", "1", *argv], check=True, capture_output=True, input=text, text=True)
+
+
+def _collection(field: Field, kubeconfig: Path) -> None:
+    """Run the collection's module in a loop; it takes another application's history where labels are shared."""
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "tasks": [
+            {
+                "kubernetes.core.k8s_rollback": {
+                    "api_version": "apps/v1",
+                    "kind": "Deployment",
+                    "name": "{{ item }}",
+                    "namespace": field.namespace,
+                    "kubeconfig": str(kubeconfig),
+                },
+                "loop": field.names,
+            }
+        ],
+    }
+    book = field.folder / "collection.yml"
+    book.write_text(yaml.safe_dump([play]), encoding="utf-8")
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(_collections()), "ANSIBLE_CONFIG": os.devnull}
+    environment["ANSIBLE_PYTHON_INTERPRETER"] = str(BIN / "python")
+    subprocess.run([BIN / "ansible-playbook", str(book)], check=True, capture_output=True, env=environment, timeout=600)
+
+
+def _collections() -> Path:
+    """Return where kubernetes.core is, fetched once from the package that carries it."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rollbackctl-lab" / "collections"
+    place = cache / "ansible_collections" / "kubernetes"
+    if not place.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            argv = [
+                str(ROOT / ".uv" / "bin" / "python"),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--target",
+                folder,
+            ]
+            subprocess.run([*argv, COLLECTION], check=True, capture_output=True, timeout=600)
+            cache.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(Path(folder) / "ansible_collections" / "kubernetes", place)
+    return cache
+
+
+def _play(book: str, hosts: Path, folder: Path, *extra: str) -> dict[str, Any]:
+    """Run a shipped playbook as a person would; return its record."""
+    records = folder / "records"
+    shutil.rmtree(records, ignore_errors=True)
+    environment = {**os.environ, "ROLLBACKCTL_RECORDS": str(records), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    argv = [str(BIN / "ansible-playbook"), str(ROOT / "playbooks" / book), "-i", str(hosts), *extra]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env=environment, timeout=600)
+    if done.returncode:
+        raise RuntimeError(f"{book} ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-1000:]}")
+    (record,) = records.glob("*.json")
+    return dict(json.loads(record.read_text(encoding="utf-8")))
+
+
+@contextmanager
+def _behind(lab: Cluster, folder: Path, latency: float) -> Iterator[Path]:
+    """Give a kubeconfig of the administrator that reaches the API server so much later."""
+    if not latency:
+        yield lab.kubeconfig
+        return
+    document = yaml.safe_load(lab.kubeconfig.read_text(encoding="utf-8"))
+    with LatencyProxy.to(lab.server, latency) as proxy:
+        document["clusters"][0]["cluster"]["server"] = proxy.url
+        path = folder / "slow.kubeconfig"
+        path.touch(mode=0o600)
+        path.write_text(yaml.safe_dump(document), encoding="utf-8")
+        yield path
+
+
+# -- what users see --------------------------------------------------------------------------------------------------
+
+
+def _users(lab: Cluster, folder: Path) -> list[dict[str, Any]]:
+    """Return, for each strategy, what a client that keeps asking saw, beside the usual way to do the same."""
+    admin = Client(find_access({"kubeconfig": str(lab.kubeconfig)}, os.environ))
+    rows = []
+    for strategy in STRATEGIES:
+        with fresh_namespace(admin, "bench") as namespace:
+            shop = Shop(lab, admin, namespace, folder, strategy)
+            ours = shop.watched(shop.ours)
+            theirs = shop.watched(shop.usual)
+        bars = {"undo": "0 failed requests", "fast": "0 failed requests", "blue_green": "<= 1 s mixed, 0 failed"}
+        met = ours.failed == 0 and (strategy != "blue_green" or ours.mixed <= BAR_SWITCH_SECONDS)
+        rows.append(
+            row(
+                f"{strategy}: from the command to the first answer of the good version",
+                [ours.first],
+                [theirs.first],
+                way=shop.way,
+                bar_seconds=None if strategy == "recreate" else ours.first,
+                bar=bars.get(strategy, ""),
+                also=met,
+                note=f"failed requests {ours.failed} of {ours.total} (usual way {theirs.failed} of {theirs.total}), "
+                f"longest gap {ours.gap * 1000:.0f} ms ({theirs.gap * 1000:.0f} ms), both versions answered for "
+                f"{ours.mixed:.2f} s ({theirs.mixed:.2f} s)",
+            )
+        )
+    return rows
+
+
+class Shop:
+    """A service of three pods behind a Service, or of two colours, with a bad release to take back."""
+
+    def __init__(self, lab: Cluster, admin: Client, namespace: str, folder: Path, strategy: str) -> None:
+        """Make it with a proven checkpoint."""
+        self.lab, self.admin, self.namespace, self.folder, self.strategy = lab, admin, namespace, folder, strategy
+        self.colours = strategy == "blue_green"
+        self.names = ["api-blue", "api-green"] if self.colours else ["api"]
+        path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+        for name in self.names:
+            admin.create(path, _served(name, "1.5.0" if name.endswith("green") else "1.4.0"))
+        self._ready()
+        labels = {"app": "api", **({"version": "api-blue"} if self.colours else {})}
+        spec = {"selector": labels, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}
+        service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "api"}, "spec": spec}
+        self.address = admin.create(f"/api/v1/namespaces/{namespace}/services", service)["spec"]["clusterIP"]
+        component: dict[str, Any] = {
+            "name": "api",
+            "workloads": [f"deployment/{name}" for name in self.names],
+            "strategy": strategy,
+            "service": "api",
+            "answer": {"port": "http", "path": "/version", "json": "version"},
+        }
+        profile = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "rollback_service": {"name": "shop", "environment": "bench"},
+            "rollback_state": {"kind": "kubernetes", "namespace": namespace, "kubeconfig": str(lab.kubeconfig)},
+            "rollback_soak_seconds": 0,
+            "rollback_kubernetes": [component],
+        }
+        self.hosts = folder / f"{namespace}.yml"
+        self.hosts.write_text(json.dumps({"all": {"hosts": {"shop": profile}}}), encoding="utf-8")
+        _play("checkpoint.yml", self.hosts, folder, "-l", "shop", "-e", "rollback_reason=bench")
+
+    @property
+    def way(self) -> str:
+        """The usual way, in words."""
+        return {
+            "undo": "kubectl rollout undo",
+            "fast": "kubectl rollout undo",
+            "recreate": "scale 0, wait, set image, scale 3",
+            "blue_green": "kubectl patch service",
+        }[self.strategy]
+
+    def watched(self, run: Callable[[], None]) -> Watcher:
+        """Break it, and run one way of putting it back under the eyes of a client."""
+        self._break()
+        with Watcher(f"http://{self.address}/version", good="1.4.0") as client:
+            client.wait_for(20)
+            client.start()
+            run()
+            self._ready()
+            client.settle()
+        return client
+
+    def ours(self) -> None:
+        """Run level 1."""
+        _play("rollback-level1.yml", self.hosts, self.folder, "-l", "shop", "-e", "rollback_reason=bench")
+
+    def usual(self) -> None:
+        """Do what a runbook says."""
+        if self.colours:
+            self._kubectl("patch", "service", "api", "-p", '{"spec":{"selector":{"version":"api-blue"}}}')
+        elif self.strategy == "recreate":
+            self._kubectl("scale", "deployment/api", "--replicas=0")
+            self._kubectl("wait", "--for=delete", "pod", "-l", "app=api", "--timeout=60s")
+            self._kubectl("set", "image", "deployment/api", "api=lab.local/shop:1.4.0")
+            self._kubectl("scale", "deployment/api", "--replicas=3")
+        else:
+            self._kubectl("rollout", "undo", "deployment/api")
+
+    def _break(self) -> None:
+        if self.colours:
+            self._kubectl("patch", "service", "api", "-p", '{"spec":{"selector":{"version":"api-green"}}}')
+        else:
+            self._kubectl("set", "image", "deployment/api", "api=lab.local/shop:1.5.0")
+        self._ready()
+        time.sleep(1.0)  # until each node sends requests there
+
+    def _ready(self) -> None:
+        for name in self.names:
+            self._kubectl("rollout", "status", f"deployment/{name}", f"--timeout={PATIENCE}")
+
+    def _kubectl(self, *arguments: str) -> str:
+        return self.lab.kubectl("-n", self.namespace, *arguments)
+
+
+def _deployment(name: str) -> dict[str, Any]:
+    container = {
+        "name": "main",
+        "image": "lab.local/shop:1.4.0",
+        "args": ["pause"],
+        "env": [{"name": "RELEASE", "value": "1"}],
+    }
+    return _workload(name, {"app": name}, 1, {"terminationGracePeriodSeconds": 1, "containers": [container]})
+
+
+def _served(name: str, version: str) -> dict[str, Any]:
+    container = {
+        "name": "api",
+        "image": f"lab.local/shop:{version}",
+        "ports": [{"name": "http", "containerPort": 8080}],
+        "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1},
+    }
+    labels = {"app": "api", "version": name}
+    return _workload(name, labels, 3, {"terminationGracePeriodSeconds": 5, "containers": [container]})
+
+
+def _workload(name: str, labels: Mapping[str, str], replicas: int, spec: Mapping[str, Any]) -> dict[str, Any]:
+    template = {"metadata": {"labels": dict(labels)}, "spec": dict(spec)}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": dict(labels)}, "template": template},
+    }
