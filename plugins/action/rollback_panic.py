@@ -16,10 +16,11 @@ if _SHARED not in module_utils.__path__:
     module_utils.__path__.append(_SHARED)
 
 from ansible.module_utils.rollbackctl import outcome  # noqa: E402
-from ansible.module_utils.rollbackctl.action import RollbackAction, announced, die_with_the_controller  # noqa: E402
+from ansible.module_utils.rollbackctl.action import RollbackAction, announced  # noqa: E402
 from ansible.module_utils.rollbackctl.names import text_problem  # noqa: E402
 from ansible.module_utils.rollbackctl.panic import BUDGET_SECONDS, KIND, Panic, lines  # noqa: E402
 from ansible.module_utils.rollbackctl.store import host_name  # noqa: E402
+from ansible.module_utils.rollbackctl.worker import die_with_the_controller  # noqa: E402
 
 PANIC_FACT = "rollbackctl_panic"
 

@@ -19,8 +19,8 @@ from ansible.module_utils.rollbackctl import controller
 from ._project import ROOT, names
 
 PREFIX = "rollback_"
-# What the wrapper's own arguments say: SERVICE... and RUN.
-BY_ARGUMENT = frozenset({"rollback_services", "rollback_run"})
+# What the wrapper's own arguments say: SERVICE..., RUN and ENVIRONMENT.
+BY_ARGUMENT = frozenset({"rollback_services", "rollback_run", "rollback_environment"})
 # What is to be reached; a run that is resumed or taken back has that in its plan.
 TARGETS = frozenset({
     "rollback_checkpoint",

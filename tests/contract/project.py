@@ -75,8 +75,8 @@ def plays() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def level_plays() -> dict[str, dict[str, Any]]:
-    """The plays that the engine runs, by playbook."""
-    return {playbook: play for playbook, play in plays() if "run_kind" in play.get("vars", {})}
+    """The plays that the engine runs phase by phase, by playbook; a panic is one task, with rules of its own."""
+    return {playbook: play for playbook, play in plays() if play.get("vars", {}).get("run_kind", "panic") != "panic"}
 
 
 def tasks(document: Any) -> Iterator[Mapping[str, Any]]:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from ansible.module_utils.rollbackctl import kube_registry
 from ansible.module_utils.rollbackctl.component import FenceDriver
 from ansible.module_utils.rollbackctl.fence import FAILPOINTS
 from ansible.module_utils.rollbackctl.phases import _HANDLERS
@@ -26,6 +27,7 @@ from tests.contract.project import (
     tasks,
 )
 
+kube_registry.install()
 LINES = ("undoes", "cannot undo", "leaves behind")
 LAYERS = ("application", "configuration", "schema", "data")
 PLAYBOOKS = {path.name for path in files("playbooks/*.yml") if path.parent.name == "playbooks"}
@@ -184,6 +186,16 @@ def test_a_play_ends_with_finish_whatever_happens(playbook: str) -> None:
     assert last["always"][-1]["ansible.builtin.include_role"]["name"] == "run_finish"
     for block in document:
         assert "block" not in block or block["rescue"] != []
+
+
+def test_a_panic_waits_for_nobody_and_has_the_order_of_a_level() -> None:
+    play, table = load(ROOT / "playbooks" / "panic.yml")
+    assert (play["strategy"], play["hosts"], play["gather_facts"]) == ("linear", "all", False)
+    assert not set(play) & {"any_errors_fatal", "ignore_errors", "ignore_unreachable", "serial"}
+    assert [next(key for key in task if key != "name") for task in play["tasks"]] == ["rollback_panic"]
+    order = level_plays()["rollback-level3.yml"]["vars"]["run_roles"]
+    assert play["vars"]["run_roles"] == [role for role in order if DRIVERS[role].store_kind == "kubernetes"]
+    assert table["hosts"] == "localhost"
 
 
 def test_every_phase_that_is_run_is_known() -> None:

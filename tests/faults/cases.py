@@ -18,7 +18,10 @@ from tests.faults import outside
 from tests.faults.harness import Died, Run
 from tests.faults.shop import PATIENCE_SECONDS, SCENARIOS, Bench, Scenario, wait_for
 
-ALL_FAILPOINTS = (*FAILPOINTS, *(name for driver in DRIVERS.values() for name in driver.failpoints))
+ALL_FAILPOINTS = (
+    *FAILPOINTS,
+    *(name for driver in DRIVERS.values() if driver.store_kind == "directory" for name in driver.failpoints),
+)
 # Which scenario passes a failpoint: the longest beginning counts. One that is not passed where it should be fails.
 WHERE = {
     "fence.": "data",

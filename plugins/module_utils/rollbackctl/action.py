@@ -8,10 +8,8 @@ from here, by the same functions in this worker's own process: that saves a modu
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +24,7 @@ from .errors import RollbackError
 from .phases import run_phase
 from .registry import DRIVERS
 from .runs import RUN_ARGUMENTS, operate
+from .worker import die_with_the_controller
 
 try:
     from . import kube_registry
@@ -41,7 +40,6 @@ CALLBACK_VARIABLE = "ROLLBACKCTL_CALLBACK"
 RUN_FACT = "rollbackctl_run"
 PROPOSALS_FACT = "rollbackctl_proposals"
 KUBERNETES = "kubernetes"
-_PR_SET_PDEATHSIG = 1
 DRY_KINDS = ("preflight", "verify", "status")
 
 
@@ -171,13 +169,6 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
     def stop_requested(self) -> str:
         """The signal that asked this run to stop; empty when none did."""
         return os.environ.get(STOP_VARIABLE, "")
-
-
-def die_with_the_controller() -> None:
-    """Ask the kernel for SIGKILL when the parent ends, prctl(2); a parent that has ended already is noticed."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != announced().get("pid"):
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def announced() -> dict[str, Any]:

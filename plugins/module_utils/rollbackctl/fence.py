@@ -23,9 +23,9 @@ from .failpoints import VARIABLE, failpoint
 from .journal import Journal, fence_is_closed
 from .phases import Work
 from .plan import Plan
-from .readback import NEW, OLD, Picture, place_of, read_service
+from .readback import NEW, OLD, Picture, blank_place, place_of, read_service
 from .step import LOCK_WAIT_SECONDS, changing_step
-from .store import Lease, Store
+from .store import Lease, Store, open_store
 
 FAILPOINTS = (
     "fence.watchdog.after",
@@ -35,6 +35,12 @@ FAILPOINTS = (
     "fence.open.after",
 )
 POLL_SECONDS = 0.5
+# A cluster is asked over a network, by every controller that guards a fence there.
+CLUSTER_POLL_SECONDS = 1.5
+# How often a cluster may fail to answer before it is left to whoever resumes the run; each time was waited for already.
+CLUSTER_TRIES = 240
+# What cannot be read in a cluster may be readable a moment later.
+UNREAD_TRIES = 5
 
 
 def close_fences(work: Work) -> None:
@@ -138,7 +144,8 @@ def arm_watchdog(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
     """Leave a process on this host that opens the fences by the rule when the lease ends without a successor.
 
     It is forked from this one (all its code is loaded), in a session of its own, so it survives the controller, the SSH
-    connection and this module; its options, secrets included, are in its memory only.
+    connection and this module; its options, secrets included, are in its memory only. For a service in Kubernetes this
+    host is the controller's; the parent-death signal of its worker is not inherited, prctl(2).
     """
     child = os.fork()
     if child:
@@ -149,6 +156,7 @@ def arm_watchdog(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
         if os.fork():
             os._exit(0)
         _become_daemon()
+        _begin_anew(work)
         _watch(work, plan, fences)
     finally:
         os._exit(0)
@@ -159,12 +167,22 @@ def _become_daemon() -> None:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     signal.setitimer(signal.ITIMER_REAL, 0)
     os.environ.pop(VARIABLE, None)
-    os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(null, descriptor)
     # Also the kernel lock's descriptor: a lock belongs to the open file, which fork shares (flock(2)).
     os.closerange(3, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 65536))
+
+
+def _begin_anew(work: Work) -> None:
+    """Leave behind what cannot be shared with the process that goes on: in Kubernetes, connections and locks of
+    threads. A kubeconfig may be named by a relative path, so the folder is kept there."""
+    if work.store.cluster is None:
+        os.chdir("/")
+        return
+    work.store = open_store(dict(work.run["state"]))
+    for driver in work.drivers:
+        driver.place = blank_place(work.store, work.run)
 
 
 def _watch(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
@@ -173,20 +191,35 @@ def _watch(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
     A controller that takes the run over may be gone before it arms a watchdog of its own, so this one goes on for as
     long as the run has the service. There may then be several; each looks again once it has the kernel lock.
     """
-    store, journal = work.store, work.store.journal(str(work.run["id"]))
-    while True:
-        time.sleep(POLL_SECONDS)
-        if not fence_is_closed(journal.events()) or _is_another_runs(work):
-            return
-        if not _abandoned(work):
-            continue
+    tries = 1 if work.store.cluster is None else CLUSTER_TRIES
+    while tries:
+        time.sleep(POLL_SECONDS if work.store.cluster is None else CLUSTER_POLL_SECONDS)
         try:
-            with store.locked(LOCK_WAIT_SECONDS):
-                if _abandoned(work) and not _is_another_runs(work) and fence_is_closed(journal.events()):
-                    _open_by_rule(work, plan, fences)
-                    return
+            if _is_over(work, plan, fences):
+                return
         except LeaseHeld:
             continue
+        except RollbackError:
+            # In a cluster: no answer, or somebody else was faster. What that leads to is seen at the next look.
+            tries -= 1
+
+
+def _is_over(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> bool:
+    """Look once, and apply the rule when the time has come; say whether there is nothing more to watch.
+
+    :raises LeaseHeld: somebody is at work on the service.
+    """
+    run = str(work.run["id"])
+    if not fence_is_closed(work.store.journal(run).events()) or _is_another_runs(work):
+        return True
+    if not _abandoned(work):
+        return False
+    with work.store.locked(LOCK_WAIT_SECONDS):
+        if not _abandoned(work) or _is_another_runs(work) or not fence_is_closed(work.store.journal(run).events()):
+            return False
+        with work.store.inherited(run):
+            _open_by_rule(work, plan, fences)
+    return True
 
 
 def _is_another_runs(work: Work) -> bool:
@@ -196,7 +229,7 @@ def _is_another_runs(work: Work) -> bool:
 
 
 def _abandoned(work: Work) -> bool:
-    """Say whether the lease has ended. One that cannot be read any more cannot be renewed either."""
+    """Say whether the lease has ended. One that cannot be read any more in a directory cannot be renewed either."""
     lease = _lease(work)
     return lease is None or work.store.lease_ends_in(lease) <= 0
 
@@ -205,6 +238,8 @@ def _lease(work: Work) -> Lease | None:
     try:
         return work.store.lease()
     except (RollbackError, OSError):
+        if work.store.cluster is not None:
+            raise  # that it cannot be read from here says nothing about others
         return None
 
 
@@ -212,7 +247,7 @@ def _open_by_rule(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None
     """Apply the rule. A store that cannot be written any more (read-only, full) does not keep the service closed."""
     run = str(work.run["id"])
     journal = work.store.journal(run)
-    picture: Picture = read_service(work.store, work.run, plan, work.drivers)
+    picture = _picture(work, plan)
     report = {"word": picture.word, "text": picture.text, "opened": False, "message": ""}
     try:
         if picture.word in (OLD, NEW):
@@ -226,6 +261,18 @@ def _open_by_rule(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None
         else:
             report["message"] = f"The fence stays closed. Next: rollbackctl resume {run}"
     except (RollbackError, OSError) as error:
+        if work.store.cluster is not None and not isinstance(error, StepFailed):
+            raise  # no answer, or the lease is gone: seen at the next look
         report["message"] = str(error)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RollbackError):
         work.store.write_watchdog(run, report)
+
+
+def _picture(work: Work, plan: Plan) -> Picture:
+    picture = read_service(work.store, work.run, plan, work.drivers)
+    for _again in range(UNREAD_TRIES if work.store.cluster is not None else 0):
+        if all(component.state != "unread" for component in picture.components):
+            break
+        time.sleep(CLUSTER_POLL_SECONDS)
+        picture = read_service(work.store, work.run, plan, work.drivers)
+    return picture

@@ -9,31 +9,44 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from .component import Driver
-from .errors import DeadlineExceeded
+from .errors import DeadlineExceeded, Refused
 from .kube_client import Client, KubeError, Rule
 from .names import printable
 
 POLL_SECONDS = 0.1
 SHOWN = 60
+IN_A_ROW = 5
+RECORDED_FROM = 10  # answers, when a checkpoint is taken
 
 
-def service_rules(namespace: str, service: str, *, asks: bool) -> list[Rule]:
-    """Return the rights that reading a Service's endpoints needs, and (asks) those for asking it."""
+def service_rules(namespace: str, service: str, answer: Mapping[str, Any] | None) -> list[Rule]:
+    """Return the rights that reading a Service's endpoints needs, and with an answer those for asking it."""
     rules = [Rule("list", "endpointslices", "discovery.k8s.io", namespace)]
-    return [*rules, Rule("get", "services", "", namespace, service, "proxy")] if asks else rules
+    if answer:
+        rules.append(Rule("get", "services", "", namespace, proxied(service, answer), "proxy"))
+    return rules
 
 
-def endpoint_pods(client: Client, namespace: str, service: str) -> dict[str, bool]:
-    """Return the pods behind a Service by UID, and whether each gets requests."""
+def proxied(service: str, answer: Mapping[str, Any]) -> str:
+    """Return a Service as its proxy is called: with its port. A right may be given for just this name."""
+    port = str(answer.get("port") or "")
+    return f"{service}:{port}" if port else service
+
+
+def endpoint_pods(client: Client, namespace: str, service: str) -> dict[str, bool] | None:
+    """Return the pods behind a Service by UID, and whether each gets requests; None when nothing keeps account of such
+    a Service: it is not there, or chooses no pods."""
     slices = client.list(
         f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
         labelSelector=f"kubernetes.io/service-name={service}",
     )
+    if not slices:
+        return None
     found: dict[str, bool] = {}
     for item in slices:
         for endpoint in item.get("endpoints") or []:
@@ -45,19 +58,22 @@ def endpoint_pods(client: Client, namespace: str, service: str) -> dict[str, boo
 
 
 def await_endpoints(
-    client: Client, namespace: str, service: str, wanted: Callable[[], Mapping[str, str]], seconds: float
+    client: Client,
+    namespace: str,
+    service: str,
+    right_ones: Callable[[Collection[str]], Collection[str]],
+    seconds: float,
 ) -> str:
     """Wait until a Service sends requests to pods of the right version, and to none but them.
 
-    :param wanted: returns the pods of the right version, UID -> name.
+    :param right_ones: returns which of the pods, given by UID, are of the right version.
     :return: one line for people.
     :raises DeadlineExceeded: the time is up; the pods that are wrong are counted.
     """
     deadline = time.monotonic() + seconds
     while True:
-        pods = wanted()
-        behind = [uid for uid, ready in endpoint_pods(client, namespace, service).items() if ready]
-        strangers = [uid for uid in behind if uid not in pods]
+        behind = {uid for uid, ready in (endpoint_pods(client, namespace, service) or {}).items() if ready}
+        strangers = behind - set(right_ones(behind)) if behind else set()
         if behind and not strangers:
             return f"service {service} sends requests to {len(behind)} pods, all of that version"
         if time.monotonic() >= deadline:
@@ -72,8 +88,7 @@ def ask(client: Client, namespace: str, service: str, answer: Mapping[str, Any])
     :param answer: port, path, and json (a dotted path into the answer) or none for the whole text.
     :raises KubeError: it did not answer, or not as a version is answered.
     """
-    port, path = str(answer.get("port") or ""), str(answer["path"]).lstrip("/")
-    host = quote(f"{service}:{port}" if port else service, safe=":")
+    path, host = str(answer["path"]).lstrip("/"), quote(proxied(service, answer), safe=":")
     text = client.text(f"/api/v1/namespaces/{namespace}/services/{host}/proxy/{quote(path, safe='/')}")
     if not answer.get("json"):
         return text.strip()
@@ -98,7 +113,7 @@ def await_answer(
     :raises DeadlineExceeded: the time is up; the last answer is shown.
     """
     deadline = time.monotonic() + seconds
-    wanted, row, last = int(answer.get("in_a_row") or 5), 0, ""
+    wanted, row, last = int(answer.get("in_a_row") or IN_A_ROW), 0, ""
     while True:
         try:
             said = ask(client, namespace, service, answer)
@@ -117,11 +132,22 @@ def await_answer(
 
 
 def recorded_answer(client: Client, driver: Driver, namespace: str) -> str:
-    """Return what the component's Service answers now, for a checkpoint; empty when it is not asked or says nothing."""
+    """Return what the component's Service answers now, for a checkpoint; empty when it is not asked.
+
+    :raises Refused: it says nothing, or something else each time: no version could be told by it later.
+    """
     service, answer = driver.options.get("service"), driver.options.get("answer")
     if not service or not answer:
         return ""
+    times = min(int(answer.get("in_a_row") or IN_A_ROW), RECORDED_FROM)
     try:
-        return ask(client, namespace, service, answer)
-    except KubeError:
-        return ""
+        said = {ask(client, namespace, service, answer) for _ in range(times)}
+    except KubeError as error:
+        raise Refused(f"{driver.name}: service {service} does not say its version: {error.message}") from error
+    if len(said) > 1:
+        shown = " and ".join(printable(one[:SHOWN]) for one in sorted(said)[:2])
+        raise Refused(
+            f"{driver.name}: service {service} answers {answer['path']} differently each time ({shown}), which tells "
+            "no version. Set `json` to the part of the answer that is the version."
+        )
+    return said.pop()

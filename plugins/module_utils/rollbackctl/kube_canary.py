@@ -10,12 +10,12 @@ from .component import BETWEEN, LIVE, OTHER, TARGET, Entry, Finding, Version
 from .durable import now
 from .errors import Refused
 from .failpoints import failpoint
-from .kube_await import await_gone, await_rollout
+from .kube_await import await_gone
 from .kube_client import Rule
 from .kube_objects import KINDS, Workload
 from .kube_patch import Patch
 from .kube_preflight import gitops_owner, missing_rights, workload_rules
-from .kube_way import WayDriver
+from .kube_way import Objects, WayDriver
 
 STOPPED = "stopped"
 
@@ -25,9 +25,14 @@ class CanaryDriver(WayDriver):
 
     failpoints = ("rollback_kubernetes.canary.before", "rollback_kubernetes.canary.after")
 
-    def _read(self) -> dict[Workload, dict[str, Any]]:
+    def members(self) -> Objects:
         """Return the canaries: those that are named, or those that carry the labels; none is fine."""
         if self.workloads:
+            fixed = [str(workload) for workload in self.workloads if workload.kind == "daemonset"]
+            if fixed:
+                raise Refused(
+                    f"{self.name}: {', '.join(fixed)} has no replica count, so it cannot be stopped this way."
+                )
             return self.read(self.workloads)
         selector = str(self.options.get("selector") or "")
         if not selector:
@@ -37,7 +42,7 @@ class CanaryDriver(WayDriver):
 
     def live(self, *, exact: bool) -> Version:  # noqa: ARG002 - a count is always exact
         """Read how many pods each canary is to have."""
-        counts = {str(workload): int(item["spec"].get("replicas", 1)) for workload, item in self._read().items()}
+        counts = {str(workload): _count(item) for workload, item in self.members().items()}
         running = [f"{name} x {count}" for name, count in counts.items() if count]
         return Version(counts, f"canaries: {', '.join(running)}" if running else "no canary runs")
 
@@ -55,17 +60,29 @@ class CanaryDriver(WayDriver):
 
     def check(self, live: Version, target: Version) -> Finding:  # noqa: ARG002 - the same rights for each way
         """Name the rights that are missing and who else scales the canaries."""
-        items = self._read()
+        items = self.members()
         problems = [
             f"{workload} belongs to {owner}, which would start it again. Pause it there and set `gitops: paused`"
             for workload, item in items.items()
             if (owner := gitops_owner(item)) and self.options.get("gitops") != "paused"
         ]
+        kinds = {workload.kind for workload in items} | ({"deployment"} if not self.workloads else set())
         rules = [Rule(verb, "pods", "", self.namespace) for verb in ("list", "watch")]
-        rules.append(Rule("list", "deployments", "apps", self.namespace))
+        rules += [
+            Rule(verb, KINDS[kind].resource, KINDS[kind].group, self.namespace)
+            for kind in sorted(kinds)
+            for verb in ("get", "list")
+        ]
+        history = {"deployment": "replicasets"}
+        rules += [
+            Rule("list", word, "apps", self.namespace)
+            for word in sorted({history.get(kind, "controllerrevisions") for kind in kinds})
+        ]
         problems += missing_rights(self.client, rules, workload_rules(items, "patch"))
         return Finding(
-            problems=tuple(f"{self.name}: {problem}" for problem in problems), seconds=5.0, worst_seconds=self.timeout
+            problems=tuple(f"{self.name}: {problem}" for problem in problems),
+            seconds=5.0,
+            worst_seconds=self.timeout + 20,
         )
 
     def state(self, entry: Entry, *, opened: bool) -> tuple[str, Version]:  # noqa: ARG002 - traffic changes no count
@@ -74,11 +91,12 @@ class CanaryDriver(WayDriver):
         reading = self.live(exact=True)
         if reading.identity == entry.target.identity:
             return TARGET, reading
-        if reading.identity == entry.live.identity:
+        counts = reading.identity.items()
+        if all(_as_planned(count, entry.live.identity.get(name)) for name, count in counts):
             return LIVE, reading
         known = all(
-            count in (entry.live.identity.get(name), entry.target.identity.get(name))
-            for name, count in reading.identity.items()
+            count == entry.target.identity.get(name) or _as_planned(count, entry.live.identity.get(name))
+            for name, count in counts
         )
         return (BETWEEN if known else OTHER), reading
 
@@ -88,27 +106,35 @@ class CanaryDriver(WayDriver):
         return Version(reading.identity, reading.text, taken=now())
 
     def apply(self, target: Version) -> None:
-        """Give each canary its count, and wait until its pods are gone, or there again."""
-        items = {workload: item for workload, item in self._read().items() if str(workload) in target.identity}
+        """Give each canary its count, and wait until the pods of those that stop are gone. Those that start again may
+        have been broken: nobody waits for them."""
+        items = {workload: item for workload, item in self.members().items() if str(workload) in target.identity}
         failpoint("rollback_kubernetes.canary.before")
 
         def put(workload: Workload) -> dict[str, Any]:
-            count = int(target.identity[str(workload)])
+            name, count = str(workload), int(target.identity[str(workload)])
 
             def patch(item: Mapping[str, Any]) -> Patch:
-                return Patch(item) if int(item["spec"].get("replicas", 1)) == count else Patch(item).replicas(count)
+                return Patch(item) if _count(item) == count else Patch(item).replicas(count)
 
-            return self.change(workload.path, str(workload), patch, lambda _item: True)
+            def ours(item: Mapping[str, Any]) -> bool:
+                sides = (self.entry.live, self.entry.target) if self.entry else ()
+                known = [side.identity.get(name) for side in sides]
+                return not sides or _count(item) == count or any(_as_planned(_count(item), one) for one in known)
+
+            return self.change(workload.path, name, patch, ours)
 
         changed = dict(zip(items, self.client.each(put, list(items))))
         failpoint("rollback_kubernetes.canary.after")
-        stopped = {w: item for w, item in changed.items() if not target.identity[str(w)]}
+        stopped = {workload: item for workload, item in changed.items() if not target.identity[str(workload)]}
         if stopped:
             await_gone(self.client, stopped, self.timeout)
-        started = {w: item for w, item in changed.items() if target.identity[str(w)]}
-        if started and not self._goes_forward():
-            await_rollout(self.client, started, self.timeout)
 
-    def _goes_forward(self) -> bool:
-        """Say whether this takes a run back: a canary that was broken then need not become ready."""
-        return self.entry is not None and any(self.entry.target.identity.values())
+
+def _count(item: Mapping[str, Any]) -> int:
+    return int(item["spec"].get("replicas", 1))
+
+
+def _as_planned(count: int, planned: Any) -> bool:
+    """Say whether a count is what the plan saw; an autoscaler may have added pods to those that ran, or taken some."""
+    return bool(planned == count or (planned and count))

@@ -112,24 +112,21 @@ class KubeConfigDriver(Driver):
 
     def check(self, live: Version, target: Version) -> Finding:
         """Compare key by key, and look for what would stop the change or take it back."""
-        if self.matches(live, target, exact=True):
-            return Finding(seconds=0.1, worst_seconds=self._timeout)
         reading = self._seen or self._look()
         changes = self._changes(reading, self._load(target, reading))
-        problems, notes = self._way().problems(changes)
-        problems += recording_problems(self.client, self.place.cluster.namespace, self.refs)
-        if self.mode == _VERSIONED and reading.key is None and any(c.needed and c.ref.kind == SECRET for c in changes):
-            problems.append(
-                "Secrets can be copied only once a checkpoint was taken here. Use `mode: in_place` this time."
-            )
-        doubts = list(target.artefacts.get("doubts", ()))
-        if not target.artefacts["recorded"]:
-            doubts += vanishing(changes)
+        problems: list[str] = []
+        notes: list[str] = []
+        if not self.matches(live, target, exact=True):
+            problems, notes = self._way().problems(changes)
+            problems += recording_problems(self.client, self.place.cluster.namespace, self.refs)
+            problems += self._unnamed_copies(reading, changes)
         if not self.options.get("accept_unverified"):
-            problems += [f"{doubt}. {_ANYWAY}" for doubt in doubts]
-        notes = [*notes_on(changes), *self._more_notes(target), *notes]
+            problems += [
+                f"{doubt}{'' if doubt[-1] == '?' else '.'} {_ANYWAY}" for doubt in self._doubts(target, changes)
+            ]
         seconds = 0.2 + 0.05 * len(self.refs)
-        return Finding(tuple(problems), seconds=seconds, worst_seconds=self._timeout, notes=tuple(notes))
+        said = (*notes_on(changes), *self._more_notes(target), *notes)
+        return Finding(tuple(problems), seconds=seconds, worst_seconds=self._timeout, notes=said)
 
     def matches(self, reading: Version, version: Version, *, exact: bool) -> bool:  # noqa: ARG002 - there are no exact keys
         """Say whether a reading is that version; what the version did not have is left alone, whatever it holds."""
@@ -388,6 +385,17 @@ class KubeConfigDriver(Driver):
             content = backup.contents.get(ref)
             contents[ref] = present if content is None else with_type(content, present, ref.kind)
         return contents
+
+    def _doubts(self, target: Version, changes: list[Change]) -> Iterator[str]:
+        """Yield why a named backup may be the wrong one; the operator may say that it is right."""
+        yield from target.artefacts.get("doubts", ())
+        if not target.artefacts["recorded"]:
+            yield from vanishing(changes)
+
+    def _unnamed_copies(self, reading: Reading, changes: list[Change]) -> Iterator[str]:
+        unnamed = reading.key is None and any(change.needed and change.ref.kind == SECRET for change in changes)
+        if self.mode == _VERSIONED and unnamed:
+            yield "Secrets can be copied only once a checkpoint was taken here. Use `mode: in_place` this time."
 
     def _also(self, version: Version) -> list[str]:
         """Return what was recorded of this component but is no longer named in the profile."""

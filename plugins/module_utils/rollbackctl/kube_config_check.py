@@ -66,7 +66,7 @@ def copy_problems(client: Client, namespace: str, refs: Iterable[Ref]) -> list[s
     """Return why immutable copies could not be made."""
     kinds = {ref.kind: ref for ref in refs}.values()
     return missing_rights(
-        client, [_rule(verb, ref.named(""), namespace) for ref in kinds for verb in ("get", "create")], []
+        client, [_rule(verb, ref.named(""), namespace) for ref in kinds for verb in ("get", "create", "patch")], []
     )
 
 

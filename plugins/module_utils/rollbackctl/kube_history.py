@@ -94,8 +94,8 @@ def split_wanted(want: str, workloads: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def find(name: str, item: Mapping[str, Any], history: Sequence[Revision], form: str) -> Mapping[str, Any]:
-    """Return the template that a form names.
+def find(name: str, item: Mapping[str, Any], history: Sequence[Revision], form: str) -> tuple[Mapping[str, Any], str]:
+    """Return the template that a form names, and the change-cause that belongs to it; empty when none does.
 
     :param name: the workload, for messages.
     :raises Refused: there is none, or the form is not one of those known; the candidates are listed.
@@ -106,18 +106,21 @@ def find(name: str, item: Mapping[str, Any], history: Sequence[Revision], form: 
     if word == "revision" and value.isdigit():
         for revision in history:
             if revision.number == int(value):
-                return revision.template
+                return revision.template, revision.cause
         raise unknown_target(name, form, [str(revision) for revision in history], "revision")
-    template = template_of(item)
+    present = template_of(item)
     if word == "image" and value:
-        return with_images(template, _wanted_image(name, template, value))
-    if word == "version" and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", value):
-        container = _main_container(name, template, "version:TAG")
-        repository = images(template)[container].split("@", 1)[0]
+        template = with_images(present, _wanted_image(name, present, value))
+    elif word == "version" and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", value):
+        container = _main_container(name, present, "version:TAG")
+        repository = images(present)[container].split("@", 1)[0]
         head, slash, last = repository.rpartition("/")
-        return with_images(template, {container: f"{head}{slash}{last.split(':', 1)[0]}:{value}"})
-    listed = "; ".join(str(revision) for revision in history) or "none"
-    raise Refused(f"{name}: {form!r} names no version; write {_FORMS}. History: {listed}.")
+        template = with_images(present, {container: f"{head}{slash}{last.split(':', 1)[0]}:{value}"})
+    else:
+        listed = "; ".join(str(revision) for revision in history) or "none"
+        raise Refused(f"{name}: {form!r} names no version; write {_FORMS}. History: {listed}.")
+    wanted = template_hash(template)
+    return template, next((revision.cause for revision in history if revision.hash == wanted), "")
 
 
 def _wanted_image(name: str, template: Mapping[str, Any], value: str) -> dict[str, str]:

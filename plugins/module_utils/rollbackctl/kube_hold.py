@@ -21,7 +21,7 @@ from .durable import now
 from .errors import StateOther, StepFailed
 from .kube_patch import pointer
 
-# Not the annotation of kube_patch.py: a rollout behind a closed fence keeps things of its own and gives back only those.
+# Not the annotation of kube_patch.py: a rollout behind a closed fence keeps its own things and gives only those back.
 NOTE = "rollbackctl.io/stopped"
 LABEL = "rollbackctl.io/stopped"
 RUNNING, STOPPED = "running", "stopped"

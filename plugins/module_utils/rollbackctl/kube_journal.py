@@ -2,93 +2,163 @@
 """A run's journal in Kubernetes: one key of the run's ConfigMap an event.
 
 Each event is added by a JSON patch that first tests the run's token and the number of events so far. So a controller
-that was overtaken cannot write, a repeated request changes nothing, and a lost answer is found out by reading back.
+that was overtaken cannot write, a repeated request changes nothing, one that arrives late is not lost, and a lost
+answer is found out by reading back.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from .durable import digest, now
 from .errors import RollbackError
 from .journal import Journal
 from .kube_client import Client, KubeError
+from .kube_shelf import ATTEMPTS, Shelf, read_shelf
 
-TOKEN = "/metadata/annotations/rollbackctl.io~1token"  # noqa: S105 - a number that grows with each takeover
-FENCE = "/metadata/labels/rollbackctl.io~1fence"
-_FENCE_WORDS = {"fence-closing": "closed", "fence-opened": "open"}
+TOKEN_NOTE = "rollbackctl.io/token"  # noqa: S105 - a number that grows with each takeover
+COUNT_NOTE = "rollbackctl.io/events"
+FENCE_LABEL = "rollbackctl.io/fence"
+# The object has to hold all events of a run: larger ones (templates of many workloads) are beside it.
+LARGE_BYTES = 60_000
+CLOSED = "closed"
+_FENCE_WORDS = {"fence-closing": CLOSED, "fence-opened": "open"}
 _KEY = "event-{:05d}"
+OVERTAKEN = "Another controller has taken this run over; this one changes nothing more."
 
 
 class KubeJournal(Journal):
     """The events of one run. What was read or written once is remembered: only the holder of the lease writes."""
 
-    def __init__(self, client: Client, path: str, token: int) -> None:
-        """Name the run's ConfigMap by its path; nothing is read yet."""
-        self.client = client
-        self.path = path
+    def __init__(self, beside: Shelf, token: int) -> None:
+        """Name the run's ConfigMap, nothing is read yet. beside: where large events go; its name begins with that of
+        the run's ConfigMap."""
+        self.client: Client = beside.client
+        self.beside = beside
+        self.path = f"/api/v1/namespaces/{beside.namespace}/configmaps/{beside.name}"
         self.token = token
+        self._item: Mapping[str, Any] | None = None  # as it was read or written last
         self._events: list[dict[str, Any]] | None = None
 
     def events(self) -> list[dict[str, Any]]:
         """Return the events, oldest first; reading stops at the first one that is missing or damaged."""
         if self._events is None:
-            self._events = self._read()
-        return list(self._events)
+            self._read()
+        return list(self._events or ())
 
     def append(self, event: str, **facts: Any) -> dict[str, Any]:
         """Write one event durably and return it. Facts are JSON values and hold no secret.
 
         :raises RollbackError: another controller took the run over, or the API server did not take it.
         """
-        events = self.events()
-        entry = json.loads(json.dumps({"event": event, "at": now(), **facts}))
-        key = _KEY.format(len(events))
-        line = json.dumps({"sha256": digest(entry), "entry": entry}, ensure_ascii=False)
-        operations: list[dict[str, Any]] = [
-            {"op": "test", "path": TOKEN, "value": str(self.token)},
-            # An absent key cannot be tested for; that the one before is there and this one is added once follows from
-            # the lease, and from reading back below.
-            {"op": "add", "path": f"/data/{key}", "value": line},
-        ]
-        if not events:
-            operations[1] = {"op": "add", "path": "/data", "value": {key: line}}
-        if event in _FENCE_WORDS:
-            operations.append({"op": "add", "path": FENCE, "value": _FENCE_WORDS[event]})
-        try:
-            self.client.json_patch(self.path, operations)
-        except KubeError as error:
-            if not self._is_there(key, line):
-                raise self._refusal(error) from error
-        self._events = [*events, entry]
-        return dict(entry)
-
-    def _is_there(self, key: str, line: str) -> bool:
-        found = self.client.find(self.path)
-        return ((found or {}).get("data") or {}).get(key) == line
-
-    def _refusal(self, error: KubeError) -> RollbackError:
-        found = self.client.find(self.path) or {}
-        token = (found.get("metadata", {}).get("annotations") or {}).get("rollbackctl.io/token")
-        if found and token != str(self.token):
-            return RollbackError(
-                "Another controller has taken this run over; this one changes nothing more.", "rollbackctl status"
-            )
-        return error
-
-    def _read(self) -> list[dict[str, Any]]:
-        data = (self.client.find(self.path) or {}).get("data") or {}
-        found: list[dict[str, Any]] = []
-        while True:
-            text = data.get(_KEY.format(len(found)))
-            if text is None:
-                return found
+        entry: dict[str, Any] = json.loads(json.dumps({"event": event, "at": now(), **facts}))
+        for _attempt in range(ATTEMPTS):
+            events = self.events()
+            key = _KEY.format(len(events))
+            line = self._line(entry, key)
             try:
-                sealed = json.loads(text)
-                whole = sealed["sha256"] == digest(sealed["entry"])
-            except (ValueError, KeyError, TypeError):
-                return found
-            if not whole:
-                return found
-            found.append(sealed["entry"])
+                self._item = self.client.json_patch(self.path, self._operations(event, key, line))
+            except KubeError as error:
+                problem = error
+                if not self._is_written(error, key, line):
+                    continue
+            self._events = [*events, entry]
+            return dict(entry)
+        raise problem
+
+    def _line(self, entry: dict[str, Any], key: str) -> str:
+        line = json.dumps({"sha256": digest(entry), "entry": entry}, ensure_ascii=False)
+        if len(line.encode()) <= LARGE_BYTES:
+            return line
+        shelf = Shelf(self.client, self.beside.namespace, f"{self.beside.name}-{key}", self.beside.meta)
+        return json.dumps({"sha256": digest(entry), "at": shelf.save(entry)})
+
+    def _operations(self, event: str, key: str, line: str) -> list[dict[str, Any]]:
+        """Return the patch that adds an event behind the others. What is damaged is put aside, not away."""
+        count = _count(self._item)
+        operations: list[dict[str, Any]] = [{"op": "test", "path": _note(TOKEN_NOTE), "value": str(self.token)}]
+        if count is not None:
+            operations.append({"op": "test", "path": _note(COUNT_NOTE), "value": count})
+        operations += [
+            {"op": "move", "from": f"/data/{other}", "path": f"/data/damaged-{other}"}
+            for other in sorted(_data(self._item))
+            if other >= key and other.startswith("event-")
+        ]
+        if _data(self._item):
+            operations.append({"op": "add", "path": f"/data/{key}", "value": line})
+        else:
+            operations.append({"op": "add", "path": "/data", "value": {key: line}})
+        operations.append({"op": "add", "path": _note(COUNT_NOTE), "value": str(int(key[-5:]) + 1)})
+        if event in _FENCE_WORDS:
+            operations.append({"op": "add", "path": _label(FENCE_LABEL), "value": _FENCE_WORDS[event]})
+        return operations
+
+    def _is_written(self, error: KubeError, key: str, line: str) -> bool:
+        """Read the journal after a patch that failed, and say whether it was written after all; if not, it may be tried
+        again: the answer was lost, or a late request of this same run came first.
+
+        :raises RollbackError: another controller has taken the run over, the run is gone, or it can't be written.
+        """
+        before = _count(self._item)
+        self._read()
+        if self._item is None:
+            raise RollbackError(f"The run's object {self.beside.name} is not there.", "rollbackctl status") from error
+        if _data(self._item).get(key) == line:
+            return True
+        if _notes(self._item).get(TOKEN_NOTE) != str(self.token):
+            raise RollbackError(OVERTAKEN, "rollbackctl status") from error
+        if error.status not in (0, 409) and _count(self._item) == before:
+            raise error
+        return False
+
+    def _read(self) -> None:
+        self._item = self.client.find(self.path)
+        found: list[dict[str, Any]] = []
+        data = _data(self._item)
+        while (text := data.get(_KEY.format(len(found)))) is not None:
+            entry = self._entry(text)
+            if entry is None:
+                break
+            found.append(entry)
+        self._events = found
+
+    def _entry(self, text: str) -> dict[str, Any] | None:
+        """Return the event of a line; None when it is damaged."""
+        try:
+            sealed = json.loads(text)
+            if "at" in sealed:
+                entry = read_shelf(self.client, self.beside.namespace, str(sealed["at"]))
+            else:
+                entry = sealed["entry"]
+            return dict(entry) if sealed["sha256"] == digest(entry) else None
+        except KubeError:
+            raise
+        except (RollbackError, ValueError, KeyError, TypeError):
+            return None
+
+
+def _data(item: Mapping[str, Any] | None) -> dict[str, str]:
+    return dict((item or {}).get("data") or {})
+
+
+def _notes(item: Mapping[str, Any] | None) -> dict[str, str]:
+    return dict((item or {}).get("metadata", {}).get("annotations") or {})
+
+
+def _count(item: Mapping[str, Any] | None) -> str | None:
+    return _notes(item).get(COUNT_NOTE)
+
+
+def pointer(key: str) -> str:
+    """Return a key as it stands in a JSON pointer (RFC 6901)."""
+    return key.replace("~", "~0").replace("/", "~1")
+
+
+def _note(name: str) -> str:
+    return f"/metadata/annotations/{pointer(name)}"
+
+
+def _label(name: str) -> str:
+    return f"/metadata/labels/{pointer(name)}"

@@ -11,7 +11,6 @@ process may rely on it is decided by that machine's clock of durations, which go
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import threading
@@ -25,7 +24,7 @@ from datetime import datetime, timedelta
 from typing import Any, Callable
 
 from .durable import now, parse_time
-from .errors import LeaseHeld, RollbackError, StepFailed
+from .errors import LeaseHeld, RollbackError
 from .kube_client import Client, KubeError
 from .store import Lease, Store, host_name, process_alive
 
@@ -35,7 +34,10 @@ POLL_SECONDS = 0.2
 ATTEMPTS = 5
 # The API server's time is known to within a second, twice: when the Lease was renewed, and when somebody else looks.
 MARGIN_SECONDS = 2.0
+FRESH_SECONDS = 1.0
 _HOLDER_LIMIT = 250
+# Marks of steps of this process that have ended, and that could not be taken away.
+_left_behind: set[str] = set()
 Document = dict[str, Any]
 
 
@@ -51,6 +53,8 @@ class LeaseStore(Store):
         self._mark = ""  # of the step of this process; empty when not locked
         self._token = 0
         self._good_until = 0.0
+        self._read_at = 0.0  # when the API server answered last about the Lease
+        self._unsure = False  # whether it is not known what the last write has done
         # Around everything that writes the Lease: a step's heart beats in a thread of its own.
         self._guard = threading.RLock()
 
@@ -63,8 +67,17 @@ class LeaseStore(Store):
     def lease(self) -> Lease | None:
         """Return the lease as it stands, ended or not; None when nobody ever held one or it was given back."""
         if not self._mark:  # while it is marked nobody else writes it
-            self._document = self.client.find(self._path)
+            self._read()
         return _terms(self._document)
+
+    def _read(self) -> None:
+        self._document = self.client.find(self._path)
+        self._read_at, self._unsure = _clock(), False
+
+    def _read_again(self) -> None:
+        """Read the Lease and with it the API server's time, unless that was just done: a machine may have slept."""
+        if not self._mark or self._unsure or _clock() - self._read_at > FRESH_SECONDS:
+            self._read()
 
     def lease_ends_in(self, lease: Lease) -> float:
         """Return for how many seconds the lease still holds, by the API server's clock; <= 0 when it has ended."""
@@ -94,7 +107,7 @@ class LeaseStore(Store):
             raise self.held("This process is still changing this service.")
         deadline = time.monotonic() + wait_seconds
         while True:
-            self._document = self.client.find(self._path)
+            self._read()
             if not self._busy():
                 break
             if time.monotonic() >= deadline:
@@ -107,21 +120,26 @@ class LeaseStore(Store):
             self._unmark()
 
     def _unmark(self) -> None:
-        """Take the mark away. Where that does not work it ends with the lease."""
+        """Take the mark away. Where that does not work it ends with this process, or with the lease."""
         mark, self._mark = self._mark, ""
-        with contextlib.suppress(RollbackError), self._guard:
 
-            def body(document: Document | None) -> Document | None:
-                ours = document is not None and _note(document, STEP_NOTE) == mark
-                return _with(document, {STEP_NOTE: ""}) if document is not None and ours else None
+        def body(document: Document | None) -> Document | None:
+            ours = document is not None and _note(document, STEP_NOTE) == mark
+            return _with(document, {STEP_NOTE: ""}) if document is not None and ours else None
 
-            self._write(body)
+        with self._guard:
+            try:
+                if self._unsure:
+                    self._read()
+                self._write(body)
+            except RollbackError:
+                _left_behind.add(mark)
 
     def _busy(self) -> bool:
         """Say whether another's step is under way: marked, under a lease that holds, by a process that may live."""
         mark = _note(self._document, STEP_NOTE)
         lease = _terms(self._document)
-        if not mark or mark == self._mark or lease is None or self.lease_ends_in(lease) <= 0:
+        if not mark or mark == self._mark or mark in _left_behind or lease is None or self.lease_ends_in(lease) <= 0:
             return False
         return _may_live(mark)
 
@@ -146,9 +164,9 @@ class LeaseStore(Store):
 
         with self._guard:
             began = _clock()
+            self._read_again()
             self._write(body)
-            self._token = taken[0].token
-            self._good_until = began + seconds - min(MARGIN_SECONDS, seconds / 4)
+            self._hold(taken[0], began)
         return taken[0]
 
     def renew(self, run: str, token: int) -> None:
@@ -170,12 +188,15 @@ class LeaseStore(Store):
             return self._renewed(document, lease)
 
         with self._guard:
-            if not self._mark:
-                self._document = self.client.find(self._path)
             began = _clock()
+            self._read_again()
             self._write(body)
-            self._token = token
-            self._good_until = began + held[0].seconds - min(MARGIN_SECONDS, held[0].seconds / 4)
+            self._hold(held[0], began)
+
+    def _hold(self, lease: Lease, began: float) -> None:
+        """Remember until when this process may rely on the lease that it began to write at a time."""
+        self._token = lease.token
+        self._good_until = began + lease.seconds - min(MARGIN_SECONDS, lease.seconds / 4)
 
     def release(self, run: str, token: int) -> None:
         """Give the lease back; nothing happens when it is no longer ours."""
@@ -190,19 +211,18 @@ class LeaseStore(Store):
             return changed
 
         with self._guard:
-            if not self._mark:
-                self._document = self.client.find(self._path)
+            self._read_again()
             self._write(body)
             self._good_until = 0.0
 
     def prove(self) -> None:
         """Stop a process that slept past its lease, or whose heart no longer gets through.
 
-        :raises StepFailed: by this machine's own clock of durations the lease was not renewed in time.
+        :raises LeaseHeld: by this machine's own clock of durations the lease was not renewed in time.
         """
         if _clock() > self._good_until:
             lease = _terms(self._document)
-            raise StepFailed(
+            raise LeaseHeld(
                 "The run's lease was not renewed in time, or another controller has taken the run over; so this one "
                 "changes nothing more.",
                 f"rollbackctl resume {lease.run}" if lease else "rollbackctl status",
@@ -246,11 +266,12 @@ class LeaseStore(Store):
             except KubeError as error:
                 if error.status not in (0, 404, 409):
                     raise
-                problem = error
-                self._document = self.client.find(self._path)
+                problem, self._unsure = error, True
+                self._read()
                 if _is_written(self._document, wanted):
                     return  # the answer was lost, not the change
             else:
+                self._read_at, self._unsure = _clock(), False
                 return
         if problem is not None:
             raise problem

@@ -101,6 +101,23 @@ def template_hash(template: Mapping[str, Any]) -> str:
     return digest(copy)[:20]
 
 
+def made_hash(template: Mapping[str, Any]) -> str:
+    """Return what makes two templates start the same pods: the version, and for whom or what it was started anew."""
+    metadata = template.get("metadata") or {}
+    return digest([cleaned(template), (metadata.get("annotations") or {}).get(STAMP)])[:20]
+
+
+def differences(wanted: Any, found: Any, path: str = "template") -> list[str]:
+    """Return where two JSON values differ, as paths such as template.spec.containers[0].image."""
+    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+        keys = sorted({*wanted, *found})
+        return [one for key in keys for one in differences(wanted.get(key), found.get(key), f"{path}.{key}")]
+    if isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+        pairs = enumerate(zip(wanted, found))
+        return [one for number, (a, b) in pairs for one in differences(a, b, f"{path}[{number}]")]
+    return [] if wanted == found else [path]
+
+
 def images(template: Mapping[str, Any]) -> dict[str, str]:
     """Return the image of each container, init containers included, by the container's name."""
     spec = template.get("spec") or {}

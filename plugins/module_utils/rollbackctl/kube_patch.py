@@ -39,7 +39,7 @@ class Patch:
         self._notes: dict[str, str | None] = {}
 
     def template(self, template: Mapping[str, Any], *, stamp: str = "", cause: str | None = None) -> Patch:
-        """Give the workload another template and let a paused rollout go on.
+        """Give the workload another template.
 
         :param stamp: put into the template, so that pods start anew although nothing else of it changes.
         :param cause: the change-cause that belongs to the template; None leaves the annotation alone.
@@ -48,10 +48,15 @@ class Patch:
         if stamp:
             wanted["metadata"].setdefault("annotations", {})[STAMP] = stamp
         self._changes.append({"op": "replace", "path": "/spec/template", "value": wanted})
-        if self.item["spec"].get("paused"):
-            self._changes.append({"op": "remove", "path": "/spec/paused"})
         if cause is not None:
             self._notes[CHANGE_CAUSE] = cause or None
+        return self
+
+    def paused(self, *, wanted: bool) -> Patch:
+        """Let a rollout go on, or stand still."""
+        if wanted != bool(self.item["spec"].get("paused")):
+            change: dict[str, Any] = {"op": "add", "path": "/spec/paused", "value": True}
+            self._changes.append(change if wanted else {"op": "remove", "path": "/spec/paused"})
         return self
 
     def surge(self) -> Patch:

@@ -152,6 +152,8 @@ def _verdict(content: bytes) -> tuple[int | None, str]:
         for cause in (status.get("details") or {}).get("causes") or []:
             if cause.get("reason") == "ExitCode":
                 return int(cause["message"]), ""
-        return None, printable(str(status.get("message") or status.get("reason")))
+        # A program that cannot be started is told through several layers, each with words of its own before it.
+        words = str(status.get("message") or status.get("reason"))
+        return None, printable(words.rpartition("unable to start container process: ")[2])
     except (ValueError, KeyError, TypeError, AttributeError):
         return None, "the API server did not say how it ended"

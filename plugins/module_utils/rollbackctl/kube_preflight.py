@@ -34,8 +34,9 @@ _GITOPS_MANAGERS = {
 # A node lists only its largest images (--node-status-max-images): beyond them nothing can be said.
 _LISTED_IMAGES = 50
 _UNITS: dict[str, Decimal] = {
-    "": Decimal(1), "m": Decimal("0.001"), "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9),
-    "T": Decimal(10**12), "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40),
+    "": Decimal(1), "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("0.001"),
+    **{word: Decimal(1000) ** power for power, word in enumerate("kMGTPE", start=1)},
+    **{f"{word}i": Decimal(1024) ** power for power, word in enumerate("KMGTPE", start=1)},
 }  # fmt: skip
 
 
@@ -52,6 +53,8 @@ def gitops_owner(item: Mapping[str, Any]) -> str:
 
 def strategy_problem(workload: Workload, item: Mapping[str, Any]) -> str:
     """Return why changing a workload's template would not, or not wholly, reach its pods; empty when it does."""
+    if item["metadata"].get("deletionTimestamp"):
+        return f"{workload} is being deleted"
     strategy = item["spec"].get("updateStrategy") or {}
     if strategy.get("type") == "OnDelete":
         return (
@@ -61,8 +64,6 @@ def strategy_problem(workload: Workload, item: Mapping[str, Any]) -> str:
     partition = int((strategy.get("rollingUpdate") or {}).get("partition") or 0)
     if partition:
         return f"{workload} has a partition of {partition}: only some of its pods would change. Set it to 0 first"
-    if item["metadata"].get("deletionTimestamp"):
-        return f"{workload} is being deleted"
     return ""
 
 
@@ -136,7 +137,9 @@ def quota_problems(
             need[key] = need.get(key, Decimal(0)) + extra * amount
     problems = []
     for quota in quotas:
-        status = quota.get("status") or {}
+        spec, status = quota.get("spec") or {}, quota.get("status") or {}
+        if spec.get("scopes") or spec.get("scopeSelector"):
+            continue  # it counts some pods only; where it is in the way, the rollout says so
         for key, hard in (status.get("hard") or {}).items():
             used = quantity((status.get("used") or {}).get(key, "0"))
             wanted = need.get(key, Decimal(0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where drivers of things in Kubernetes keep what they record: sealed, compressed documents in ConfigMaps or Secrets.
+"""Sealed, compressed documents in ConfigMaps or Secrets: what the state store keeps, and what drivers record.
 
 An object may hold 1 MiB (https://kubernetes.io/docs/concepts/configuration/configmap/#motivation); what is larger is
 cut into several.
@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
+import io
+import re
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +21,18 @@ from .errors import RollbackError
 from .kube_client import Client, KubeError
 
 PIECE_BYTES = 700_000  # base64 makes a third more of it, and metadata needs some room
+UNPACKED_BYTES = 256 * 1024 * 1024
+ATTEMPTS = 5
+_PLAIN_PART = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
+
+
+def part_of_name(text: str) -> str:
+    """Return a component's name as it may stand in an object's: lower case, letters, digits, dashes; never that of
+    another component."""
+    if _PLAIN_PART.fullmatch(text):
+        return text
+    plain = re.sub(r"[^a-z0-9-]", "-", text.lower()).strip("-")
+    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def pack(name: str, document: dict[str, Any]) -> dict[str, str]:
@@ -34,6 +50,34 @@ def unpack(item: Mapping[str, Any] | None, name: str, what: str) -> dict[str, An
     return None if text is None else _decoded(text, what)
 
 
+def put(client: Client, folder: str, body: Mapping[str, Any], field: str) -> None:
+    """Make an object, or give the one of that name our `field`; a lost answer is found out by reading back.
+
+    :param folder: path of the collection.
+    :raises KubeError: the API server does not take it, or it is not known whether it did.
+    """
+    path = f"{folder}/{body['metadata']['name']}"
+    found: Mapping[str, Any] | None = None
+    problem: KubeError | None = None
+    for _attempt in range(ATTEMPTS):
+        try:
+            if found is None:
+                client.create(folder, body)
+            else:
+                client.merge_patch(path, {field: body[field]})
+        except KubeError as error:
+            if error.status not in (0, 404, 409):
+                raise
+            problem = error
+        else:
+            return
+        found = client.find(path)
+        if found is not None and found.get(field) == body[field]:
+            return
+    if problem is not None:
+        raise problem
+
+
 class Shelf:
     """The place for one recorded version of one component. `name` is what Version.at carries."""
 
@@ -41,14 +85,17 @@ class Shelf:
         """Name the objects; nothing is written yet. meta: their labels."""
         self.client = client
         self.namespace = namespace
-        self.name = name[:240].strip("-.")
+        self.name = name
         self.meta = meta
 
     def save(self, document: dict[str, Any], *, secret: bool = False) -> str:
-        """Write a document durably and return the shelf's name. secret: into Secrets, which fewer people may read."""
+        """Write a document durably and return the shelf's name. secret: into Secrets, which fewer people may read.
+
+        The first piece, which says how many there are, is written last: what is half written is not there at all.
+        """
         whole = _encoded(document).decode()
         pieces = [whole[start : start + PIECE_BYTES] for start in range(0, len(whole), PIECE_BYTES)]
-        for number, piece in enumerate(pieces):
+        for number, piece in reversed(list(enumerate(pieces))):
             name = self.name if number == 0 else f"{self.name}-{number}"
             self._put(name, {"piece": piece, "pieces": _plain(str(len(pieces)))}, secret=secret)
         return self.name
@@ -60,13 +107,7 @@ class Shelf:
         body: dict[str, Any] = {"apiVersion": "v1", "kind": kind, "metadata": meta, field: data}
         if secret:
             body["type"] = "rollbackctl.io/recorded"
-        path = f"/api/v1/namespaces/{self.namespace}/{folder}"
-        try:
-            self.client.create(path, body)
-        except KubeError as error:
-            if error.status not in (0, 409):
-                raise
-            self.client.merge_patch(f"{path}/{name}", {field: data})
+        put(self.client, f"/api/v1/namespaces/{self.namespace}/{folder}", body, field)
 
 
 def read_shelf(client: Client, namespace: str, name: str, *, secret: bool = False) -> dict[str, Any]:
@@ -76,15 +117,19 @@ def read_shelf(client: Client, namespace: str, name: str, *, secret: bool = Fals
     """
     folder, field = ("secrets", "data") if secret else ("configmaps", "binaryData")
     path = f"/api/v1/namespaces/{namespace}/{folder}"
+    what = f"What was recorded as {name}"
     text, number, pieces = "", 0, 1
     while number < pieces:
         item = client.find(f"{path}/{name if number == 0 else f'{name}-{number}'}")
         if item is None:
-            raise RollbackError(f"What was recorded as {name} is no longer in namespace {namespace}.")
-        text += item[field]["piece"]
-        pieces = int(base64.b64decode(item[field]["pieces"]))
+            raise RollbackError(f"{what} is no longer in namespace {namespace}.")
+        try:
+            text += item[field]["piece"]
+            pieces = int(base64.b64decode(item[field]["pieces"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RollbackError(f"{what} is damaged: it is not what rollbackctl writes.") from error
         number += 1
-    return _decoded(text, f"What was recorded as {name}")
+    return _decoded(text, what)
 
 
 def _encoded(document: dict[str, Any]) -> bytes:
@@ -93,9 +138,15 @@ def _encoded(document: dict[str, Any]) -> bytes:
 
 def _decoded(text: str, what: str) -> dict[str, Any]:
     try:
-        raw = gzip.decompress(base64.b64decode(text))
-    except (OSError, EOFError, ValueError) as error:
-        raise RollbackError(f"{what} is damaged: it cannot be unpacked.") from error
+        with gzip.GzipFile(fileobj=io.BytesIO(base64.b64decode(text, validate=True))) as file:
+            raw = file.read(UNPACKED_BYTES + 1)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise RollbackError(
+            f"{what} is damaged: it cannot be unpacked.",
+            "Do not edit what the state store holds. Restore it from a backup, or choose another one.",
+        ) from error
+    if len(raw) > UNPACKED_BYTES:
+        raise RollbackError(f"{what} is damaged: it is larger than anything that rollbackctl writes.")
     return unseal(raw, what)
 
 

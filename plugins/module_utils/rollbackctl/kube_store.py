@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The state store of kind `kubernetes`: objects of a namespace, so that any controller can go on.
 
-    Lease      rollbackctl-SERVICE                    who may change the service now; leaseTransitions is the token
+    Lease      rollbackctl-SERVICE                    who may change the service now (kube_lease.py)
     ConfigMap  rollbackctl-SERVICE-run-RUN            plan (compressed) and journal of a run, one key an event
     ConfigMap  rollbackctl-SERVICE-checkpoint-ID      a checkpoint
     ConfigMap  rollbackctl-SERVICE-quarantine         combinations that must not come back
     ConfigMap or Secret  rollbackctl-SERVICE-...      what was recorded of a component (kube_shelf.py)
 
-There is no kernel lock in a cluster. A process that changes something marks the Lease with its step (an annotation,
-written with the object's resourceVersion, so that only one can) and renews it while the step lasts. A takeover waits
-for the mark to go or for the Lease to end. Every takeover raises the token, and each entry of the journal is written
-only if the run's token is still the writer's: a controller that was asleep finds out before its next change.
-
-Times are the API server's own, so the clocks of controllers do not matter.
+A run's object carries the token of the controller that has the run. Whatever a run writes there is written only while
+that is still the writer's: a controller that was asleep finds out before its next change.
 """
 
 from __future__ import annotations
@@ -20,35 +16,31 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
-import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta, timezone
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from .durable import now, parse_time
-from .errors import LeaseHeld, Refused, RollbackError
+from .errors import Refused, RollbackError
 from .journal import Journal
 from .kube_auth import find_access
 from .kube_client import Client, KubeError
-from .kube_journal import KubeJournal
-from .kube_shelf import Shelf, pack, unpack
+from .kube_journal import CLOSED, COUNT_NOTE, FENCE_LABEL, OVERTAKEN, TOKEN_NOTE, KubeJournal, pointer
+from .kube_lease import LeaseStore
+from .kube_shelf import ATTEMPTS, Shelf, pack, part_of_name, put, read_shelf, unpack
 from .names import is_name, is_run_id
-from .store import Lease, Store, host_name, process_alive
+from .step import beating
+from .store import host_name
 
-LEASE_NOTE = "rollbackctl.io/lease"
-STEP_NOTE = "rollbackctl.io/step"
-TOKEN_NOTE = "rollbackctl.io/token"  # noqa: S105 - a number that grows with each takeover
 KIND_LABEL = "rollbackctl.io/kind"
 SERVICE_LABEL = "rollbackctl.io/service"
-FENCE_LABEL = "rollbackctl.io/fence"
 RUN_LABEL = "rollbackctl.io/run"
-POLL_SECONDS = 0.2
-_LABEL_VALUE = 63
+# A document that is larger (packed) is kept beside its object, which the API server limits to 1 MiB in all.
+LARGE_BYTES = 300_000
+ELSEWHERE = "elsewhere"
+DEFAULT_LEASE_SECONDS = 60.0
+WATCHDOG_KEY = "watchdog"
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ class Cluster:
     prove: Callable[[], None]
 
 
-class KubernetesStore(Store):
+class KubernetesStore(LeaseStore):
     """A service's state as objects of one namespace."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
@@ -81,21 +73,12 @@ class KubernetesStore(Store):
         self.prefix = f"rollbackctl-{service}"
         self.service = service
         access = find_access(state, os.environ)
-        self.client = Client(access)
+        super().__init__(Client(access), self.namespace, self.prefix)
         self.where = f"namespace {self.namespace} of {access.text}"
-        self.cluster = Cluster(self.client, self.namespace, self._prove)
-        self._lease: dict[str, Any] | None = None  # as last seen or written, while locked
-        self._step = ""
-        self._token = 0
-        self._good_until = 0.0
-        self._guard = threading.Lock()
+        self.cluster = Cluster(self.client, self.namespace, self.prove)
         self._journals: dict[str, KubeJournal] = {}
 
-    # -- paths -------------------------------------------------------------------------------------------------------
-
-    @property
-    def _leases(self) -> str:
-        return f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases"
+    # -- names -------------------------------------------------------------------------------------------------------
 
     @property
     def _maps(self) -> str:
@@ -110,16 +93,14 @@ class KubernetesStore(Store):
             "namespace": self.namespace,
             "labels": {
                 "app.kubernetes.io/managed-by": "rollbackctl",
-                SERVICE_LABEL: self.service[:_LABEL_VALUE],
+                SERVICE_LABEL: self.service,
                 KIND_LABEL: kind,
             },
             "annotations": notes,
         }
 
     def _selector(self, kind: str, *more: str) -> str:
-        return ",".join((f"{SERVICE_LABEL}={self.service[:_LABEL_VALUE]}", f"{KIND_LABEL}={kind}", *more))
-
-    # -- lock and lease ----------------------------------------------------------------------------------------------
+        return ",".join((f"{SERVICE_LABEL}={self.service}", f"{KIND_LABEL}={kind}", *more))
 
     def create(self) -> None:
         """Objects are made when they are first written; a namespace is not ours to make."""
@@ -141,166 +122,30 @@ class KubernetesStore(Store):
 
     @contextmanager
     def locked(self, wait_seconds: float = 0.0) -> Iterator[None]:
-        """Keep other processes from changing the service: the first acquire or renew in the body marks the Lease.
+        """Keep other processes from changing the service, and read each journal only once meanwhile."""
+        with super().locked(wait_seconds):
+            try:
+                yield
+            finally:
+                self._journals.clear()
 
-        :raises LeaseHeld: another process's step is under way for longer than wait_seconds.
+    @contextmanager
+    def inherited(self, run: str) -> Iterator[None]:
+        """Have an ended run's lease, as its next controller would, while the body lasts; call it locked.
+
+        Its controller is told apart from one that lives on this host, so that a resume waits instead of being refused.
         """
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            self._lease = self.client.find(f"{self._leases}/{self.prefix}")
-            if not self._busy():
-                break
-            if time.monotonic() >= deadline:
-                raise self.held("A process of a run is still changing this service.")
-            time.sleep(POLL_SECONDS)
-        self._step = f"{host_name()} {os.getpid()} {uuid.uuid4()}"
+        lease = self.lease()
+        holder = lease.holder if lease else "its watchdog"
+        seconds = lease.seconds if lease else DEFAULT_LEASE_SECONDS
+        token = self.acquire(run, holder, f"{host_name()} (watchdog)", os.getpid(), seconds).token
         try:
-            yield
+            self.open_journal(run)
+            with beating(self, run, token):
+                yield
         finally:
-            self._journals.clear()
-            if self._note(STEP_NOTE) == self._step:
-                with contextlib.suppress(KubeError), self._guard:  # the mark ends with the lease at the latest
-                    self._write({STEP_NOTE: ""})
-            self._step, self._lease = "", None
-
-    def _busy(self) -> bool:
-        """Say whether another's step is under way: marked, under a lease that holds, by a process that may live."""
-        mark = self._note(STEP_NOTE)
-        lease = self._read(self._lease)
-        if not mark or mark == self._step or lease is None or self.lease_ends_in(lease) <= 0:
-            return False
-        host, pid, _ = mark.split(" ", 2)
-        return host != host_name() or process_alive(int(pid))
-
-    def _note(self, name: str) -> str:
-        return str(((self._lease or {}).get("metadata", {}).get("annotations") or {}).get(name) or "")
-
-    def _read(self, document: dict[str, Any] | None) -> Lease | None:
-        text = ((document or {}).get("metadata", {}).get("annotations") or {}).get(LEASE_NOTE)
-        if not text:
-            return None
-        lease = Lease(**json.loads(text))
-        return lease if lease.run else None
-
-    def _seen(self) -> dict[str, Any] | None:
-        """Return the Lease: while locked the one that was read or written last, which nobody else can have changed."""
-        if self._lease is not None and self._step:
-            return self._lease
-        return self.client.find(f"{self._leases}/{self.prefix}")
-
-    def lease(self) -> Lease | None:
-        """Return the lease as it stands, ended or not; None when nobody ever held one or it was given back."""
-        self._shown = self._seen()
-        return self._read(self._shown)
-
-    def lease_ends_in(self, lease: Lease) -> float:
-        """Return for how many seconds the lease still holds, by the API server's clock; <= 0 when it has ended."""
-        document = self._lease if self._lease is not None else getattr(self, "_shown", None) or self._seen()
-        renewed = str((document or {}).get("spec", {}).get("renewTime") or "")
-        if not renewed:
-            return 0.0
-        moment = datetime.fromisoformat(renewed.replace("Z", "+00:00"))
-        return (moment + timedelta(seconds=lease.seconds) - self.client.server_time()).total_seconds()
-
-    def acquire(self, run: str, holder: str, controller: str, pid: int, seconds: float) -> Lease:
-        """Take the lease for a run; see Store.acquire."""
-        old = self._read(self._lease)
-        if old is not None and self.lease_ends_in(old) > 0:
-            alive = old.controller == controller == host_name() and old.pid != pid and process_alive(old.pid)
-            if old.run != run or alive:
-                raise self.held("Another run is under way on this service.")
-        token = int((self._lease or {}).get("spec", {}).get("leaseTransitions") or 0) + 1
-        lease = Lease(run, token, holder, controller, pid, now(), seconds)
-        with self._guard:
-            self._write({LEASE_NOTE: json.dumps(asdict(lease)), STEP_NOTE: self._step}, lease)
-        self._token = token
-        return lease
-
-    def renew(self, run: str, token: int) -> None:
-        """Prove that the lease is still this run's, extend it and mark it with this process's step."""
-        with self._guard:
-            if not self._step:
-                self._lease = self.client.find(f"{self._leases}/{self.prefix}")
-            lease = self._read(self._lease)
-            if lease is None or (lease.run, lease.token) != (run, token):
-                raise RollbackError(
-                    self.held_text("This step does not hold the run's lease."),
-                    "Start from the playbook's beginning: the guard takes the lease.",
-                )
-            self._token = token
-            self._write({STEP_NOTE: self._step} if self._step else {}, lease)
-            if not self._step:
-                self._lease = None
-
-    def release(self, run: str, token: int) -> None:
-        """Give the lease back; nothing happens when it is no longer ours."""
-        lease = self._read(self._lease if self._step else self._seen())
-        if lease is not None and (lease.run, lease.token) == (run, token):
-            with self._guard:
-                if not self._step:
-                    self._lease = self._seen()
-                given_back = Lease(**{**asdict(lease), "run": ""})
-                self._write({LEASE_NOTE: json.dumps(asdict(given_back)), STEP_NOTE: ""}, None)
-
-    def _write(self, notes: Mapping[str, str], lease: Lease | None = None) -> None:
-        """Write the Lease with annotations set; with a lease also its terms, renewed now.
-
-        :raises LeaseHeld: somebody else wrote it first.
-        """
-        moment = self.client.server_time() if self._lease is not None else None
-        document = self._lease or {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": self._meta("", "lease"),
-            "spec": {},
-        }
-        meta = {**document["metadata"], "annotations": {**(document["metadata"].get("annotations") or {}), **notes}}
-        spec = dict(document.get("spec") or {})
-        if lease is not None:
-            moment = moment or datetime.now(timezone.utc)
-            spec.update(
-                holderIdentity=f"{lease.run} ({lease.holder} on {lease.controller})"[:250],
-                leaseDurationSeconds=max(1, int(lease.seconds)),
-                leaseTransitions=lease.token,
-                acquireTime=f"{parse_time(lease.acquired):%Y-%m-%dT%H:%M:%S.%fZ}",
-                renewTime=f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}",
-            )
-        elif LEASE_NOTE in notes:
-            spec["holderIdentity"] = ""
-        body = {**document, "metadata": meta, "spec": spec}
-        began = time.monotonic()
-        try:
-            if document is self._lease:
-                self._lease = self.client.replace(f"{self._leases}/{self.prefix}", body)
-            else:
-                self._lease = self.client.create(self._leases, body)
-        except KubeError as error:
-            self._lease = self.client.find(f"{self._leases}/{self.prefix}")
-            if error.status == 0 and self._took(meta["annotations"], spec):
-                pass  # the answer was lost, not the change
-            elif error.status in (0, 409):
-                raise self.held("Another process changed the lease of this service at this moment.") from error
-            else:
-                raise
-        if lease is not None:
-            self._good_until = began + lease.seconds
-
-    def _took(self, notes: Mapping[str, str], spec: Mapping[str, Any]) -> bool:
-        found = self._lease or {}
-        return (found.get("metadata", {}).get("annotations"), found.get("spec", {}).get("renewTime")) == (
-            dict(notes),
-            spec.get("renewTime"),
-        )
-
-    def _prove(self) -> None:
-        """Stop a process that slept past its lease, or whose heartbeat no longer gets through.
-
-        :raises LeaseHeld: by this machine's own clock of durations the lease was not renewed in time.
-        """
-        if time.monotonic() > self._good_until:
-            raise LeaseHeld(
-                "The run's lease could not be renewed in time, so nothing more is changed.", "rollbackctl status"
-            )
+            with contextlib.suppress(RollbackError):
+                self.release(run, token)
 
     # -- runs --------------------------------------------------------------------------------------------------------
 
@@ -311,45 +156,98 @@ class KubernetesStore(Store):
 
     def runs(self) -> list[str]:
         """Return the ids of the runs, oldest first."""
-        return self._named("run")
+        return [identity for identity, _fence in self._runs()]
 
-    def _named(self, kind: str, *more: str) -> list[str]:
-        found = self.client.names(self._maps, labelSelector=self._selector(kind, *more))
-        return sorted(item["metadata"]["labels"][RUN_LABEL] for item in found)
+    def _runs(self, *more: str) -> list[tuple[str, str]]:
+        """Return the runs and what they say about their fence, oldest first by the API server's clock."""
+        found = self.client.names(self._maps, labelSelector=self._selector("run", *more))
+        metas = [item["metadata"] for item in found if RUN_LABEL in item["metadata"].get("labels", {})]
+        metas.sort(key=lambda meta: (meta["creationTimestamp"], meta["labels"][RUN_LABEL]))
+        return [(meta["labels"][RUN_LABEL], meta["labels"].get(FENCE_LABEL, "")) for meta in metas]
 
     def journal(self, run: str) -> Journal:
         """Return a run's journal. While locked, what was read once is not read again."""
-        journal = self._journals.get(run) if self._step else None
+        journal = self._journals.get(run) if self._mark else None
         if journal is None:
-            journal = KubeJournal(self.client, self._map(self._run_name(run)), self._token)
-            if self._step:
+            journal = KubeJournal(self._beside(self._run_name(run), run), self._token)
+            if self._mark:
                 self._journals[run] = journal
         return journal
 
     def open_journal(self, run: str) -> Journal:
-        """Return a run's journal, made if it is missing; from now on only this token's holder can write to it."""
-        meta = self._meta(self._run_name(run), "run", **{TOKEN_NOTE: str(self._token)})
+        """Return a run's journal, made if it is missing; from now on only this token's holder can write to it.
+
+        :raises RollbackError: a later controller has it already.
+        """
+        notes = {TOKEN_NOTE: str(self._token), COUNT_NOTE: "0"}
+        meta = self._meta(self._run_name(run), "run", **notes)
         meta["labels"][RUN_LABEL] = run
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {}}
-        try:
-            self.client.create(self._maps, body)
-        except KubeError as error:
-            if error.status not in (0, 409):
-                raise
-            path = self._map(self._run_name(run))
-            self.client.merge_patch(path, {"metadata": {"annotations": {TOKEN_NOTE: str(self._token)}}})
+        path = self._map(self._run_name(run))
+        found: Mapping[str, Any] | None = None
+        for _attempt in range(ATTEMPTS):
+            try:
+                if found is None:
+                    self.client.create(self._maps, body)
+                else:
+                    self.client.json_patch(path, self._takeover(found))
+            except KubeError as error:
+                problem = error
+                if error.status not in (0, 404, 409, 422):
+                    raise
+            else:
+                break
+            found = self.client.find(path)
+            if found is not None and _token_of(found) == self._token:
+                break
+        else:
+            raise problem
+        self._journals.pop(run, None)  # what was read before may have been written to since
         return self.journal(run)
+
+    def _takeover(self, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the patch that gives a run's object this store's token.
+
+        :raises RollbackError: it has a later one: this controller slept while another took the run over.
+        """
+        if _token_of(found) > self._token:
+            raise RollbackError(OVERTAKEN, "rollbackctl status")
+        place = f"/metadata/annotations/{pointer(TOKEN_NOTE)}"
+        known = found["metadata"]["annotations"][TOKEN_NOTE]
+        return [
+            {"op": "test", "path": place, "value": known},
+            {"op": "replace", "path": place, "value": str(self._token)},
+        ]
 
     def read_plan(self, run: str) -> dict[str, Any] | None:
         """Return a run's plan; None when the run never came to one."""
         found = self.client.find(self._map(self._run_name(run)))
-        return unpack(found, "plan", f"The plan of run {run}")
+        return self._unpacked(found, "plan", f"The plan of run {run}")
 
     def write_plan(self, run: str, plan: dict[str, Any]) -> None:
-        """Make the plan durable, as long as the run is still this holder's."""
-        path = self._map(self._run_name(run))
-        guard = {"op": "test", "path": f"/metadata/annotations/{_pointer(TOKEN_NOTE)}", "value": str(self._token)}
-        self.client.json_patch(path, [guard, {"op": "add", "path": "/binaryData", "value": pack("plan", plan)}])
+        """Make the plan durable, as long as the run is still this holder's.
+
+        :raises RollbackError: another controller has taken the run over, or the API server does not take it.
+        """
+        name = self._run_name(run)
+        packed = self._packed(name, run, "plan", plan)
+        guard = {"op": "test", "path": f"/metadata/annotations/{pointer(TOKEN_NOTE)}", "value": str(self._token)}
+        operations: list[dict[str, Any]] = [guard, {"op": "add", "path": "/binaryData", "value": packed}]
+        for _attempt in range(ATTEMPTS):
+            try:
+                self.client.json_patch(self._map(name), operations)
+            except KubeError as error:
+                problem = error
+            else:
+                return
+            found = self.client.find(self._map(name))
+            if found is not None and found.get("binaryData") == packed:
+                return
+            if found is not None and _token_of(found) != self._token:
+                raise RollbackError(OVERTAKEN, "rollbackctl status")
+            if problem.status not in (0, 409):
+                break
+        raise problem
 
     def work_directory(self, run: str, component: str) -> Path | None:  # noqa: ARG002 - no directories here
         """Return None: what is in Kubernetes keeps nothing in directories."""
@@ -364,19 +262,39 @@ class KubernetesStore(Store):
         selector = self._selector("kept", f"{RUN_LABEL}={run}")
         for folder in (self._maps, f"/api/v1/namespaces/{self.namespace}/secrets"):
             for item in self.client.names(folder, labelSelector=selector):
-                self.client.delete(f"{folder}/{item['metadata']['name']}")
+                self.prove()
+                self._remove(f"{folder}/{item['metadata']['name']}")
+
+    def _remove(self, path: str) -> None:
+        for _attempt in range(ATTEMPTS):
+            try:
+                self.client.delete(path)
+            except KubeError as error:
+                problem = error
+                if error.status not in (0, 404, 409):
+                    raise
+            else:
+                return
+            if self.client.find(path) is None:
+                return
+        raise problem
 
     def write_watchdog(self, run: str, report: dict[str, Any]) -> None:
         """Keep what the watchdog found and did, beside the plan."""
-        self.client.merge_patch(self._map(self._run_name(run)), {"data": {"watchdog": json.dumps(report)}})
+        self.client.merge_patch(self._map(self._run_name(run)), {"data": {WATCHDOG_KEY: json.dumps(report)}})
 
     def behind_closed_fence(self, named: set[str]) -> str:
         """Return the run that stopped behind its closed fence, unless it is one of those named; empty without one.
 
         The journal keeps a label of the run's object in step with its events, so that one question is enough.
         """
-        closed = [run for run in self._named("run", f"{FENCE_LABEL}=closed") if run not in named]
-        return closed[-1] if closed else ""
+        fenced = self._runs(FENCE_LABEL)
+        run, word = fenced[-1] if fenced else ("", "")
+        if not run or run in named or word != CLOSED:
+            return ""
+        later = self.runs()
+        later = later[later.index(run) + 1 :] if run in later else []
+        return "" if named & set(later) else run
 
     # -- checkpoints and quarantine ----------------------------------------------------------------------------------
 
@@ -385,31 +303,47 @@ class KubernetesStore(Store):
             raise Refused(f"{component!r} is not a component name.")
         meta = self._meta("", kind)
         meta["labels"][RUN_LABEL] = run
-        return Shelf(self.client, self.namespace, f"{self.prefix}-{run}-{component.lower()}-{label}", meta)
+        name = f"{self.prefix}-{run}-{part_of_name(component)}-{label}"
+        return Shelf(self.client, self.namespace, name, meta)
+
+    def _beside(self, name: str, run: str) -> Shelf:
+        """Return the place for what is too large for the object of that name."""
+        meta = self._meta("", "beside")
+        meta["labels"][RUN_LABEL] = run
+        return Shelf(self.client, self.namespace, f"{self.prefix}-{name}", meta)
 
     def checkpoint_shelf(self, checkpoint: str, component: str) -> Shelf:
         """Return the place for a component's artefacts of a checkpoint."""
-        if not is_run_id(checkpoint):
-            raise Refused(f"{checkpoint!r} is not a checkpoint id.")
+        self._checkpoint_name(checkpoint)
         return self._shelf("recorded", checkpoint, component, "recorded")
 
+    def _checkpoint_name(self, checkpoint: str) -> str:
+        if not is_run_id(checkpoint):
+            raise Refused(f"{checkpoint!r} is not a checkpoint id.")
+        return f"checkpoint-{checkpoint}"
+
     def checkpoints(self) -> list[dict[str, Any]]:
-        """Return the checkpoints, newest first. A damaged one is listed with state "damaged" and its message."""
+        """Return the checkpoints, newest first by the API server's clock. A damaged one is listed with state "damaged"
+        and its message."""
         found = []
-        for item in self.client.list(self._maps, labelSelector=self._selector("checkpoint")):
-            identity = item["metadata"]["labels"][RUN_LABEL]
+        items = self.client.list(self._maps, labelSelector=self._selector("checkpoint"))
+        for item in sorted(items, key=lambda item: (item["metadata"]["creationTimestamp"], item["metadata"]["name"])):
+            identity = item["metadata"]["labels"].get(RUN_LABEL, item["metadata"]["name"])
             try:
-                document = unpack(item, "checkpoint", f"Checkpoint {identity}")
+                document = self._unpacked(item, "checkpoint", f"Checkpoint {identity}")
+            except KubeError:
+                raise
             except RollbackError as error:
                 document = {"id": identity, "state": "damaged", "taken": "", "message": error.message}
             if document is not None:
                 found.append(document)
-        return sorted(found, key=lambda document: (document["taken"], document["id"]), reverse=True)
+        return found[::-1]
 
     def write_checkpoint(self, document: dict[str, Any]) -> None:
         """Write a checkpoint's document; its artefacts are durable already."""
         identity = str(document["id"])
-        self._put(f"checkpoint-{identity}", "checkpoint", pack("checkpoint", document), identity)
+        name = self._checkpoint_name(identity)
+        self._put(name, "checkpoint", self._packed(name, identity, "checkpoint", document), identity)
 
     def quarantine(self) -> list[dict[str, Any]]:
         """Return the quarantined combinations, oldest first."""
@@ -425,15 +359,29 @@ class KubernetesStore(Store):
         meta = self._meta(name, kind)
         if run:
             meta["labels"][RUN_LABEL] = run
-        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "binaryData": data}
-        try:
-            self.client.create(self._maps, body)
-        except KubeError as error:
-            if error.status not in (0, 409):
-                raise
-            self.client.merge_patch(self._map(name), {"binaryData": data})
+        self.prove()
+        put(
+            self.client,
+            self._maps,
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "binaryData": data},
+            "binaryData",
+        )
+
+    def _packed(self, name: str, run: str, word: str, document: dict[str, Any]) -> dict[str, str]:
+        """Return a document as it goes into the object of that name, which only points to it when it is large."""
+        packed = pack(word, document)
+        if sum(map(len, packed.values())) <= LARGE_BYTES:
+            return packed
+        return pack(word, {ELSEWHERE: self._beside(f"{name}-{word}", run).save(document)})
+
+    def _unpacked(self, item: Mapping[str, Any] | None, word: str, what: str) -> dict[str, Any] | None:
+        document = unpack(item, word, what)
+        if document is None or ELSEWHERE not in document:
+            return document
+        return read_shelf(self.client, self.namespace, str(document[ELSEWHERE]))
 
 
-def _pointer(key: str) -> str:
-    """Return a key as it stands in a JSON pointer (RFC 6901)."""
-    return key.replace("~", "~0").replace("/", "~1")
+def _token_of(item: Mapping[str, Any]) -> int:
+    """Return the token of a run's object; 0 when somebody has spoilt it."""
+    text = str((item["metadata"].get("annotations") or {}).get(TOKEN_NOTE) or "")
+    return int(text) if text.isdecimal() else 0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +17,9 @@ from .kube_await import pods_path
 from .kube_client import Rule
 from .kube_objects import template_hash
 from .kube_patch import Patch
-from .kube_preflight import missing_rights
+from .kube_preflight import gitops_owner, missing_rights
 from .kube_rollout import is_ready
-from .kube_way import WayDriver
+from .kube_way import WayDriver, is_checkpoint
 
 SELECTOR = "selector"
 
@@ -34,9 +35,14 @@ class SwitchDriver(WayDriver):
 
         :raises Refused: the profile names none.
         """
-        if not self.options.get("service"):
+        if not self.service:
             raise Refused(f"{self.name}: strategy blue_green needs `service`, the Service that is switched.")
-        return f"/api/v1/namespaces/{self.namespace}/services/{self.options['service']}"
+        return f"/api/v1/namespaces/{self.namespace}/services/{self.service}"
+
+    @property
+    def service(self) -> str:
+        """The Service's name."""
+        return str(self.options.get("service") or "")
 
     @property
     def label(self) -> str:
@@ -47,18 +53,16 @@ class SwitchDriver(WayDriver):
         """Read what the Service selects."""
         item = self.client.find(self.path)
         if item is None:
-            raise Refused(
-                f"{self.name}: service {self.options['service']} does not exist in namespace {self.namespace}."
-            )
+            raise Refused(f"{self.name}: service {self.service} does not exist in namespace {self.namespace}.")
         return self._version(item["spec"].get("selector") or {})
 
     def _version(self, selector: Mapping[str, str]) -> Version:
         if self.label not in selector:
             raise Refused(
-                f"{self.name}: service {self.options['service']} does not choose by the label {self.label}; it selects "
+                f"{self.name}: service {self.service} does not choose by the label {self.label}; it selects "
                 f"{json.dumps(dict(selector), sort_keys=True)}. Set `label` to the one that differs between versions."
             )
-        return Version({SELECTOR: dict(selector)}, f"service {self.options['service']} -> {selector[self.label]}")
+        return Version({SELECTOR: dict(selector)}, f"service {self.service} -> {selector[self.label]}")
 
     def stable(self) -> Version | str | None:
         """Return the version that the profile calls stable: where a panic sends traffic to."""
@@ -94,15 +98,22 @@ class SwitchDriver(WayDriver):
         present = self.read(self.workloads) if self.workloads else {}
         for workload, item in present.items():
             known = recorded.get(str(workload))
-            chosen = self._chosen(item, target)
-            if known and chosen and known != template_hash(item["spec"]["template"]):
+            if known and self._chosen(item, target) and known != template_hash(item["spec"]["template"]):
                 problems.append(f"{workload} is no longer what it was when {target.text} was recorded")
-        rules = [Rule("get", "services", "", self.namespace), Rule("list", "pods", "", self.namespace)]
-        rules += service_rules(self.namespace, str(self.options["service"]), asks=bool(self.options.get("answer")))
-        patch = [Rule("patch", "services", "", self.namespace, str(self.options["service"]))]
+        owner = gitops_owner(self.client.get(self.path))
+        if owner and self.options.get("gitops") != "paused":
+            problems.append(
+                f"service {self.service} belongs to {owner}, which would switch it back. Pause it there and set "
+                "`gitops: paused` on the component"
+            )
+        rules = [Rule("get", "services", "", self.namespace, self.service), Rule("list", "pods", "", self.namespace)]
+        rules += service_rules(self.namespace, self.service, self.options.get("answer"))
+        patch = [Rule("patch", "services", "", self.namespace, self.service)]
         problems += missing_rights(self.client, rules, patch)
         return Finding(
-            problems=tuple(f"{self.name}: {problem}" for problem in problems), seconds=1.0, worst_seconds=self.timeout
+            problems=tuple(f"{self.name}: {problem}" for problem in problems),
+            seconds=1.0,
+            worst_seconds=self.timeout + 20,
         )
 
     @staticmethod
@@ -123,8 +134,11 @@ class SwitchDriver(WayDriver):
             return TARGET, reading
         return (LIVE if reading.identity == entry.live.identity else OTHER), reading
 
-    def record(self, into: Any) -> Version:  # noqa: ARG002 - a selector is small enough for the checkpoint itself
-        """Record the selector, the templates of the workloads that it chooses, and what the Service answers."""
+    def record(self, into: Any) -> Version:
+        """Record the selector, the templates of the workloads that it chooses, and what the Service answers.
+
+        :raises Refused: (checkpoint) nothing serves, or the Service tells no version.
+        """
         reading = self.live(exact=True)
         items = self.read(self.workloads) if self.workloads else {}
         chosen = {
@@ -132,31 +146,42 @@ class SwitchDriver(WayDriver):
             for workload, item in items.items()
             if self._chosen(item, reading)
         }
-        said = recorded_answer(self.client, self, self.namespace)
-        artefacts = {"templates": chosen, "answers": [said] if said else []}
+        artefacts: dict[str, Any] = {"templates": chosen}
+        if not is_checkpoint(into):
+            artefacts["kept"] = True
+        elif not self._ready(reading):
+            raise Refused(
+                f"{self.name}: {reading.text}, but none of its pods is ready: that is no state to come back to."
+            )
+        else:
+            said = recorded_answer(self.client, self, self.namespace)
+            artefacts["answers"] = [said] if said else []
         return Version(reading.identity, reading.text, taken=now(), artefacts=artefacts)
 
     def apply(self, target: Version) -> None:
         """Switch the Service in one write, and wait until only the pods of that version get requests."""
+        ends = time.monotonic() + self.timeout
         sides = [target, *((self.entry.live, self.entry.target) if self.entry else ())]
         known = [side.identity[SELECTOR] for side in sides]
         wanted = dict(target.identity[SELECTOR])
         failpoint("rollback_kubernetes.switch.before")
         self.change(
             self.path,
-            f"service {self.options['service']}",
+            f"service {self.service}",
             lambda item: Patch(item) if item["spec"].get("selector") == wanted else Patch(item).select(wanted),
             lambda item: self.entry is None or item["spec"].get("selector") in known,
         )
         failpoint("rollback_kubernetes.switch.after")
-        if not self._ready(target):
-            return  # what was broken before the run may not serve when it is gone back to
-        service = str(self.options["service"])
-        await_endpoints(self.client, self.namespace, service, lambda: self._ready(target), self.timeout)
+        broken = bool(target.artefacts.get("kept"))  # what was so before a run may not have worked
+        if broken and not self._ready(target):
+            return
+        left = ends - time.monotonic()
+        await_endpoints(self.client, self.namespace, self.service, lambda _uids: self._ready(target), left)
         answer = self.options.get("answer")
-        if answer:
+        if answer and not broken:
             expected = [str(one) for one in target.artefacts.get("answers") or []]
-            await_answer(self.client, self.namespace, service, answer, expected, self.timeout)
+            left = max(0.0, ends - time.monotonic())
+            await_answer(self.client, self.namespace, self.service, answer, expected, left)
 
 
 def _text(selector: Mapping[str, str]) -> str:

@@ -101,7 +101,7 @@ class KubeTrafficDriver(TrafficDriver, FenceDriver):
 
         :raises StepFailed: what was ready before is not ready in time; all of it is given back even then.
         """
-        things = self.things()
+        things = self.things_left()
         back = [
             thing
             for thing in things

@@ -101,14 +101,22 @@ class TrafficDriver(Driver):
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def things(self, more: Iterable[str] = ()) -> list[Thing]:
+    def things(self) -> list[Thing]:
         """Return the component's objects as they are.
 
         :raises Refused: one is not there, or may not be read.
         """
+        return self._read()[0]
+
+    def things_left(self, more: Iterable[str] = ()) -> list[Thing]:
+        """Return those of the component's objects that are there, and more of them by name: that one was deleted must
+        not keep the others from being given back."""
+        return self._read(more, all_there=False)[0]
+
+    def _read(self, more: Iterable[str] = (), *, all_there: bool = True) -> tuple[list[Thing], list[str]]:
         choice = self.choice
         try:
-            return read_things(self.client, choice, more)
+            return read_things(self.client, choice, more, all_there=all_there)
         except KubeError as error:
             raise refused_reading(self.client, choice, error) from error
 
@@ -152,7 +160,7 @@ class TrafficDriver(Driver):
 
     def findings(self, *, fence: bool) -> tuple[list[str], list[str]]:
         """Return what forbids stopping and giving back, and what an operator should know."""
-        things = self.things()
+        things, unknown = self._read()
         problems = (
             missing(self.client, self.choice, things)
             + foreign_fences(things, self.place.run)
@@ -160,7 +168,7 @@ class TrafficDriver(Driver):
         )
         if not any(thing.kind.word != AUTOSCALER for thing in things):
             problems.append(f"there is nothing to stop in namespace {self.choice.namespace}")
-        notes = remarks(things, fence=fence)
+        notes = remarks(things, fence=fence) + [f"except names {text}, which is not there" for text in unknown]
         jobs = [thing for thing in things if thing.kind.word == CRONJOB and not thing.stopped]
         running = (
             still_there(jobs, self.choice.namespace, listed(self.client, jobs, self.choice.namespace)) if jobs else []
@@ -221,7 +229,7 @@ class TrafficDriver(Driver):
 
         :raises StepFailed: something that was ready before is not ready.
         """
-        now_ready = {str(thing): thing.ready for thing in self.things(map(str, things))} if absent else {}
+        now_ready = {str(thing): thing.ready for thing in self.things_left(map(str, things))} if absent else {}
         worse = [text for key, text in absent.items() if now_ready.get(key, 0) < ready.get(key, 0)]
         self.found_otherwise += [f"{text}, as before" for text in absent.values() if text not in worse]
         if worse:
@@ -262,7 +270,7 @@ class TrafficDriver(Driver):
 
         :raises StepFailed: see stop and give_back.
         """
-        things = self.things(target.identity)
+        things = self.things_left(target.identity)
         everything = bool(target.artefacts.get("everything"))  # also what was made since the plan
         stopped = [thing for thing in things if everything or target.identity.get(str(thing)) == STOPPED]
         running = [thing for thing in things if not everything and word_of(target, str(thing)) == RUNNING]

@@ -71,11 +71,15 @@ def choose(name: str, options: Mapping[str, Any], namespace: str) -> Choice:
     return Choice(namespace, names, everything, everything and jobs is None, but, by)
 
 
-def read_things(client: Client, choice: Choice, more: Iterable[str] = ()) -> list[Thing]:
-    """Return the chosen objects as they are, sorted, with the autoscalers of the workloads among them.
+def read_things(
+    client: Client, choice: Choice, more: Iterable[str] = (), *, all_there: bool = True
+) -> tuple[list[Thing], list[str]]:
+    """Return the chosen objects as they are, sorted, with the autoscalers of the workloads among them; and which names
+    of `except` there is nothing of. Those are said, and no reason to refuse: what is stopped too much is given back.
 
     :param more: further ones by their text (deployment/api), left out where they are no longer there.
-    :raises Refused: one that the profile names is not there.
+    :param all_there: whether each one that the profile names has to be there.
+    :raises Refused: one is not.
     """
     namespace = choice.namespace
     extra: dict[str, set[str]] = {}
@@ -98,13 +102,12 @@ def read_things(client: Client, choice: Choice, more: Iterable[str] = ()) -> lis
         chosen += [thing for name, thing in items.items() if name in wanted and not _left_out(thing, choice)]
     known = {str(item["metadata"]["name"]) for items in found.values() for item in items}
     known |= {f"{kind.word}/{item['metadata']['name']}" for kind, items in found.items() for item in items}
-    missing += [f"except names {text}, which is not there" for text in choice.but if text not in known]
-    if missing:
+    if missing and all_there:
         raise Refused(f"Namespace {namespace}: {'; '.join(missing)}. Nothing was changed.")
     stopped = {str(thing) for thing in chosen if thing.kind.word in WORKLOADS}
     scalers = [Thing(KINDS[AUTOSCALER], item) for item in found.get(KINDS[AUTOSCALER], [])]
     chosen += [one for one in scalers if scaled_by(one) in stopped and one not in chosen]
-    return sorted(chosen, key=str)
+    return sorted(chosen, key=str), [text for text in choice.but if text not in known]
 
 
 def _left_out(thing: Thing, choice: Choice) -> bool:

@@ -148,7 +148,7 @@ def _pods_left(thing: Thing, namespace: str, objects: Objects) -> list[str]:
         mine = [one for one in objects(sets_path(namespace)) if controller_uid(one) == item["metadata"]["uid"]]
         # Until then it may still start one.
         waiting += [f"{thing} still has a ReplicaSet at work" for one in mine if not _is_quiet_set(one)][:1]
-    pods = [pod for pod in _own_pods(item, thing, namespace, objects) if _phase(pod) not in _ENDED]
+    pods = [pod for pod in _own_pods(item, thing, namespace, objects) if not _has_ended(pod)]
     return waiting + [_pod_text(pod) for pod in pods]
 
 
@@ -190,8 +190,12 @@ def _controller_kind(pod: Mapping[str, Any]) -> str:
     return next((str(owner["kind"]) for owner in owners if owner.get("controller")), "")
 
 
-def _phase(pod: Mapping[str, Any]) -> str:
-    return str((pod.get("status") or {}).get("phase") or "")
+def _has_ended(pod: Mapping[str, Any]) -> bool:
+    """Say whether a pod is over: its containers have ended and nobody is about to remove it (an evicted one stays), or
+    only somebody's finalizer keeps it from being removed."""
+    if (pod.get("status") or {}).get("phase") not in _ENDED:
+        return False
+    return not pod["metadata"].get("deletionTimestamp") or bool(pod["metadata"].get("finalizers"))
 
 
 def _pod_text(pod: Mapping[str, Any]) -> str:

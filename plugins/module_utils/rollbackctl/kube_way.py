@@ -12,7 +12,9 @@ from .errors import Refused, StateOther
 from .kube_client import Client, KubeError
 from .kube_objects import KINDS, Workload, parse_workload
 from .kube_patch import Patch
+from .kube_store import KIND_LABEL
 
+Objects = dict[Workload, dict[str, Any]]
 DEFAULT_TIMEOUT_SECONDS = 300.0
 # With more workloads of a kind than this, one list is cheaper than so many requests.
 LIST_FROM = 4
@@ -28,15 +30,23 @@ class WayDriver(Driver):
     store_kind = "kubernetes"
 
     def __init__(self, options: Mapping[str, Any], place: Place) -> None:
-        """Name the workloads.
+        """Read nothing yet, not even the names: what is wrong with them is for preflight to say."""
+        super().__init__(options, place)
+        self.namespace = str(options.get("namespace") or (place.cluster.namespace if place.cluster else ""))
+        # What the engine compared with last; a change by somebody else after that is found out at the write.
+        self.entry: Entry | None = None
+
+    @property
+    def workloads(self) -> list[Workload]:
+        """The workloads of the component, each once.
 
         :raises Refused: one is not written as a workload.
         """
-        super().__init__(options, place)
-        self.namespace = str(options.get("namespace") or (place.cluster.namespace if place.cluster else ""))
-        self.workloads = [parse_workload(str(text), self.namespace) for text in options.get("workloads") or []]
-        # What the engine compared with last; a change by somebody else after that is found out at the write.
-        self.entry: Entry | None = None
+        texts = dict.fromkeys(str(text) for text in self.options.get("workloads") or [])
+        try:
+            return [parse_workload(text, self.namespace) for text in texts]
+        except Refused as error:
+            raise Refused(f"{self.name}: {error.message}") from error
 
     @property
     def client(self) -> Client:
@@ -49,7 +59,11 @@ class WayDriver(Driver):
         """How long a change may take, in seconds."""
         return float(self.options.get("timeout") or DEFAULT_TIMEOUT_SECONDS)
 
-    def read(self, workloads: Sequence[Workload]) -> dict[Workload, dict[str, Any]]:
+    def members(self) -> Objects:
+        """Return the component's workloads as they are."""
+        return self.read(self.workloads)
+
+    def read(self, workloads: Sequence[Workload]) -> Objects:
         """Return the workloads as they are.
 
         :raises Refused: one is not there.
@@ -95,13 +109,25 @@ class WayDriver(Driver):
             try:
                 return self.client.json_patch(path, operations)
             except KubeError as error:
-                # 409, or 422 of the test: written to since it was read. 0: the answer was lost. Read back, then decide.
-                if not _raced(error):
+                if not self._raced(path, item, error):
                     raise
             time.sleep(CONFLICT_PAUSE_SECONDS)
         raise StateOther(f"{what} is written to all the time by somebody else; it was left as it is.")
 
+    def _raced(self, path: str, item: Mapping[str, Any], error: KubeError) -> bool:
+        """Say whether to read back and decide anew: the answer was lost, or somebody wrote to the object before we did.
 
-def _raced(error: KubeError) -> bool:
-    tested = error.status == 422 and ("test" in error.message or "resourceVersion" in error.message)
-    return error.status in (0, 409) or tested
+        A failed test of the patch is 422 without a word about what failed; so is what an admission policy may answer.
+        Only the object itself tells them apart.
+        """
+        if error.status in (0, 409):
+            return True
+        if error.status != 422 or error.causes:
+            return False
+        present = self.client.get(path)
+        return bool(present["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"])
+
+
+def is_checkpoint(into: Any) -> bool:
+    """Say whether what is recorded is for a checkpoint, and not for the way back of a run."""
+    return bool(into.meta["labels"].get(KIND_LABEL) == "recorded")

@@ -18,7 +18,7 @@ from .ledger import choose_checkpoint, finish_checkpoint, lift_quarantine, quara
 from .names import is_run_id
 from .plan import Plan, Proposal, Request, combination, compose
 from .readback import NEW, OLD, STRANGE, blank_place, captured, read_service
-from .step import LOCK_WAIT_SECONDS
+from .step import LOCK_WAIT_SECONDS, beating
 from .store import Store, host_name, open_store
 
 # A second run is refused within a second; a process that only just ends (a watchdog being armed) is waited for.
@@ -107,7 +107,9 @@ def _take_lease(store: Store, run: Mapping[str, Any], identity: str, named: str)
     store.create()
     token = 0
     try:
-        with store.locked(OPEN_WAIT_SECONDS):
+        # Who resumes a run waits for what its dead controller has left behind.
+        wait = store.wait_for_own(identity) if named == identity else 0.0
+        with store.locked(max(OPEN_WAIT_SECONDS, wait)):
             if run["kind"] in ("rollback", "undo", "panic"):
                 _refuse_behind_closed_fence(store, {named, identity})
             seconds = float(run["lease_seconds"])
@@ -119,6 +121,11 @@ def _take_lease(store: Store, run: Mapping[str, Any], identity: str, named: str)
         with contextlib.suppress(OSError):
             store.release(identity, token)
         raise Refused(f"The state store {store.where} cannot be written: {error.strerror}.") from error
+    except RollbackError:
+        if token:
+            with contextlib.suppress(RollbackError):
+                store.release(identity, token)
+        raise
     return token
 
 
@@ -254,7 +261,8 @@ def finish_run(
             events = store.journal(identity).events()
             document = store.read_plan(identity)
             plan = Plan.from_dict(document) if document else None
-            ending = _decide(store, run, plan, drivers, events, failed=failed, message=message)
+            with beating(store, identity, int(run["token"])):
+                ending = _decide(store, run, plan, drivers, events, failed=failed, message=message)
             if hold and ending.outcome == outcome.RESTORED:
                 ending = Ending(outcome.RESUMABLE, message, f"rollbackctl resume {identity}")
             if run.get("finished") in (outcome.DONE, outcome.ALREADY) and ending.outcome in (
@@ -267,7 +275,10 @@ def finish_run(
             result.update(vars(ending))
             _write_ledger(store, run, plan, ending, result)
             store.journal(identity).append("finished", outcome=ending.outcome, message=ending.message)
-            store.release(identity, int(run["token"]))
+            try:
+                store.release(identity, int(run["token"]))
+            except RollbackError as error:  # the run has ended all the same, and so does its lease
+                result["notes"].append(f"The lease could not be given back; it ends by itself. {error.message}")
     except LeaseHeld as error:
         result.update(
             vars(Ending(outcome.UNKNOWN, f"{message} {error.message}".strip(), f"rollbackctl resume {identity}"))
@@ -374,6 +385,7 @@ def describe(state: Mapping[str, Any]) -> dict[str, Any]:
         ended = [event for event in events if event["event"] == "finished"]
         document = store.read_plan(identity) or {}
         begun = next((event for event in events if event["event"] == "opened"), {})
+        closed = fence_is_closed(events)
         runs.append(
             {
                 "run": identity,
@@ -381,8 +393,8 @@ def describe(state: Mapping[str, Any]) -> dict[str, Any]:
                 "level": begun.get("level", 0),
                 "outcome": ended[-1]["outcome"] if ended else outcome.INTERRUPTED if document else outcome.REFUSED,
                 "message": ended[-1]["message"] if ended else "",
-                "fence": "closed" if fence_is_closed(events) else "open",
-                "next": f"rollbackctl resume {identity}" if document and not ended else "",
+                "fence": "closed" if closed else "open",
+                "next": f"rollbackctl resume {identity}" if document and (closed or not ended) else "",
             }
         )
     return {

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Iterator
@@ -28,16 +29,23 @@ def changing_step(store: Store, run: str, token: int) -> Iterator[Journal]:
     """
     with store.locked(LOCK_WAIT_SECONDS):
         store.renew(run, token)
-        ended = threading.Event()
-        lease = store.lease()
-        period = (lease.seconds if lease else 60.0) / 4
-        heart = threading.Thread(target=_beat, args=(store, run, token, period, ended), daemon=True)
-        heart.start()
-        try:
+        with beating(store, run, token):
             yield store.journal(run)
-        finally:
-            ended.set()
-            heart.join()
+
+
+@contextmanager
+def beating(store: Store, run: str, token: int) -> Iterator[None]:
+    """Renew the lease, which was renewed just now, while the body lasts."""
+    ended = threading.Event()
+    lease = store.lease()
+    period = (lease.seconds if lease else 60.0) / 4
+    heart = threading.Thread(target=_beat, args=(store, run, token, period, ended), daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
 
 
 @contextmanager
@@ -60,8 +68,8 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
 
 
 def _beat(store: Store, run: str, token: int, period: float, ended: threading.Event) -> None:
+    """Renew again and again. What does not work now (a server that is away) may work at the next beat; a lease that was
+    lost is never renewed, and the step itself finds out."""
     while not ended.wait(period):
-        try:
+        with contextlib.suppress(OSError, RollbackError):
             store.renew(run, token)
-        except (OSError, RollbackError):  # noqa: PERF203 - the step itself finds out; a heart that stops only shortens the lease
-            return

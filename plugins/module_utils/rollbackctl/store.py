@@ -21,7 +21,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -94,6 +94,19 @@ class Store(ABC):
     @abstractmethod
     def release(self, run: str, token: int) -> None:
         """Give the lease back; nothing happens when it is no longer ours."""
+
+    def wait_for_own(self, run: str) -> float:  # noqa: ARG002 - the same for each run
+        """Return for how many seconds a resume of this run waits for a step of it to end, at least. In a directory such
+        a step is a process that lives: whoever resumes is told so at once."""
+        return 0.0
+
+    def inherited(self, run: str) -> AbstractContextManager[None]:  # noqa: ARG002 - the lock is all that is needed
+        """Work for a run whose lease has ended, as its watchdog; call it locked. In a directory nobody else can, while
+        this process holds the lock.
+
+        :raises RollbackError: somebody else took the lease.
+        """
+        return nullcontext()
 
     def held(self, what: str) -> LeaseHeld:
         """Return the refusal that says who holds the service."""
@@ -382,7 +395,7 @@ class DirectoryStore(Store):
 
     def write_checkpoint(self, document: dict[str, Any]) -> None:
         """Write a checkpoint's document; its artefacts are durable already."""
-        write_document(self.checkpoint_directory(document["id"]) / "checkpoint.json", document)
+        write_document(_made(self.checkpoint_directory(document["id"])) / "checkpoint.json", document)
 
     def quarantine(self) -> list[dict[str, Any]]:
         """Return the quarantined combinations, oldest first."""

@@ -19,7 +19,7 @@ from rollbackctl.report import parse, terminal
 from . import arguments
 from .arguments import AsJson, Environment, Inventories, Level, OnLevel, Run, Services, Yes
 
-NOT_IN_ROLLBACK = frozenset({"rollback_release", "rollback_environment"})
+NOT_IN_ROLLBACK = frozenset({"rollback_release"})
 NOT_WHEN_RESUMED = NOT_IN_ROLLBACK | parameters.TARGETS
 ABOUT_STATE = frozenset({"rollback_reason", "rollback_components", "rollback_confirm"})
 TO_ADOPT = ABOUT_STATE | {"rollback_to", "rollback_accept_unverified_backup"}

@@ -16,6 +16,7 @@ COMMANDS = [
     "",
     "run",
     "plan",
+    "panic",
     "resume",
     "undo",
     "finalize",

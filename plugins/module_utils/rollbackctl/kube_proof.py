@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Proving, before anything is changed, that templates can be put back: everything that forbids it, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .component import Driver
+from .errors import RollbackError
+from .kube_answer import service_rules
+from .kube_client import Client, KubeError, Rule
+from .kube_front import service_problem
+from .kube_history import Revision
+from .kube_objects import Workload, cleaned, differences, template_hash
+from .kube_preflight import (
+    gitops_owner,
+    image_findings,
+    missing_rights,
+    quota_problems,
+    strategy_problem,
+    workload_rules,
+)
+from .kube_way import Objects, WayDriver
+
+SHOW_HISTORY_OF = 3
+SHOWN_REVISIONS = 8
+# More workloads than this are tried out only when their template is not in their history: that one was taken before.
+TRY_ALL = 10
+Templates = Mapping[Workload, Mapping[str, Any]]
+Operations = Sequence[Mapping[str, Any]]
+
+
+@dataclass
+class Proof:
+    """What was found. as_usual: workloads that have to be rolled out by their own strategy, although `fast` is set."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    as_usual: list[Workload] = field(default_factory=list)
+
+
+def prove(
+    driver: WayDriver,
+    items: Objects,
+    templates: Templates,
+    trial: Mapping[Workload, Operations],
+    histories: Mapping[Workload, Sequence[Revision]],
+) -> Proof:
+    """Find out what forbids giving workloads other templates.
+
+    :param items: all workloads of the component as they are. templates: the new ones, of those that change.
+    :param trial: what would be sent for each workload that changes.
+    """
+    proof, client, strategy = Proof(), driver.client, str(driver.options.get("strategy") or "undo")
+    proof.problems += [text for workload, item in items.items() if (text := strategy_problem(workload, item))]
+    for workload, item in ((w, items[w]) for w in templates):
+        owner = gitops_owner(item)
+        if owner and driver.options.get("gitops") != "paused":
+            proof.problems.append(
+                f"{workload} belongs to {owner}, which would put the bad version back. Pause it there and set "
+                "`gitops: paused` on the component, or go back in Git"
+            )
+        if item["spec"].get("paused"):
+            proof.notes.append(f"the rollout of {workload} is paused; it goes on with the same change")
+        if strategy == "recreate" and workload.kind == "daemonset":
+            proof.problems.append(f"{workload} cannot be scaled to 0; use the strategy undo for it")
+        if strategy == "fast" and (item["spec"].get("strategy") or {}).get("type") == "Recreate":
+            proof.notes.append(f"{workload} never runs two versions at once (strategy Recreate); that stays so")
+    lacking = missing_rights(client, _rules(driver, items), workload_rules(items, "patch"))
+    proof.problems += lacking
+    if not lacking:
+        proof.problems += _service(driver, items)
+        _try(client, trial, templates, histories, proof)
+    _quota(driver, items, templates, proof)
+    wrong, said = image_findings(client, templates)
+    proof.problems += wrong
+    proof.notes += said
+    if len(items) <= SHOW_HISTORY_OF:
+        proof.notes += [
+            f"history of {workload}: {'; '.join(str(one) for one in history[:SHOWN_REVISIONS]) or 'none'}"
+            for workload, history in histories.items()
+        ]
+    return proof
+
+
+def _rules(driver: WayDriver, items: Objects) -> list[Rule]:
+    """Return the rights that a run needs, apart from the one to patch the workloads."""
+    namespace, kinds = driver.namespace, {workload.kind for workload in items}
+    rules = [Rule(verb, "pods", "", namespace) for verb in ("list", "watch")]
+    name = next(iter(items)).name if len(items) == 1 else ""
+    rules += [
+        Rule(verb, f"{kind}s", "apps", namespace, name) for kind in sorted(kinds) for verb in ("get", "list", "watch")
+    ]
+    for needed, word in (("deployment" in kinds, "replicasets"), (kinds - {"deployment"}, "controllerrevisions")):
+        if needed:
+            rules += [Rule(verb, word, "apps", namespace) for verb in ("get", "list")]
+    if driver.options.get("service"):
+        rules += service_rules(namespace, str(driver.options["service"]), driver.options.get("answer"))
+    return rules
+
+
+def _service(driver: WayDriver, items: Objects) -> list[str]:
+    """Return why the Service could not be proven to serve the version."""
+    service = str(driver.options.get("service") or "")
+    if not service:
+        return []
+    others: dict[Workload, dict[str, Any]] = {}
+    for sibling in driver.siblings.values():
+        others.update(_members(sibling, driver))
+    problem = service_problem(driver.client, driver.namespace, service, items, others)
+    return [problem] if problem else []
+
+
+def _members(sibling: Driver, driver: WayDriver) -> Mapping[Workload, dict[str, Any]]:
+    """Return the workloads of another component, if it has any here; what is wrong with them is for it to say."""
+    way = getattr(sibling, "way", None)
+    if way is None or way is driver or way.namespace != driver.namespace:
+        return {}
+    try:
+        found: Mapping[Workload, dict[str, Any]] = way.members()
+    except RollbackError:
+        return {}
+    return found
+
+
+def _quota(driver: WayDriver, items: Objects, templates: Templates, proof: Proof) -> None:
+    """Say what quotas do not let in. A surge that is too large for them gives way to the workloads' own strategies."""
+    strategy = driver.options.get("strategy")
+    if strategy == "recreate":
+        return
+    surging = {w: {**items[w], "spec": {**items[w]["spec"], "template": template}} for w, template in templates.items()}
+    problems = quota_problems(driver.client, driver.namespace, surging, whole=strategy == "fast")
+    if problems and strategy == "fast":
+        usual = quota_problems(driver.client, driver.namespace, surging, whole=False)
+        if not usual:
+            proof.as_usual += [workload for workload in templates if workload.kind == "deployment"]
+            proof.notes += [f"{problem}: the pods start by the workloads' own strategies" for problem in problems]
+            return
+    proof.problems += problems
+
+
+def _try(
+    client: Client,
+    trial: Mapping[Workload, Operations],
+    templates: Templates,
+    histories: Mapping[Workload, Sequence[Revision]],
+    proof: Proof,
+) -> None:
+    """Let the API server, and every policy that it asks, judge the changes without making them."""
+    tried = {w: operations[1:] for w, operations in trial.items() if operations}  # without the test of the version
+    if len(tried) > TRY_ALL:
+        known = {w: {revision.hash for revision in histories[w]} for w in tried}
+        tried = {w: operations for w, operations in tried.items() if template_hash(templates[w]) not in known[w]}
+
+    def attempt(workload: Workload) -> KubeError | list[str]:
+        try:
+            made = client.json_patch(workload.path, tried[workload], dry_run=True)
+        except KubeError as error:
+            return error
+        sent = [one["value"] for one in tried[workload] if one["path"] == "/spec/template"]
+        return differences(cleaned(sent[0]), cleaned(made["spec"]["template"])) if sent else []
+
+    for workload, found in zip(tried, client.each(attempt, list(tried))):
+        if isinstance(found, KubeError):
+            if "does not support dry run" in found.message:
+                proof.notes.append(f"{workload}: a webhook cannot be tried out, so what it says is not known yet")
+            else:
+                proof.problems.append(f"the API server would refuse it: {found.message}")
+        elif found:
+            proof.problems.append(
+                f"{workload}: the API server would make something else of the version that is gone back to (it differs "
+                f"in {', '.join(found[:5])}): a policy or a newer Kubernetes changes templates. Name the version with "
+                "rollback_to, as image:REFERENCE"
+            )
