@@ -111,7 +111,7 @@ class ActionModule(RollbackAction):
 
     def _check_problems(self) -> list[str]:
         try:
-            read_checks(self.variable("rollback_checks") or [])
+            read_checks(self.variable("rollback_checks") or [], self.state)
         except RollbackError as error:
             return [error.message]
         return []

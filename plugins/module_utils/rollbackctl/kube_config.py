@@ -93,7 +93,8 @@ class KubeConfigDriver(Driver):
         reading = self._seen or self._look()
         if isinstance(want, Version):
             contents = self._load(want, reading)
-            text, taken, source, at = "", want.taken, want.at, want.at
+            text = "" if want.artefacts["recorded"] else f"backup {', '.join(want.artefacts['files'])}: "
+            taken, source, at = want.taken, want.at, want.at
             artefacts = {**want.artefacts, "also": self._also(want)}
         else:
             files = files_named(self.name, self.backups, want)

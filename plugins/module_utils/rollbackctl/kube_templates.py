@@ -60,15 +60,19 @@ class TemplateDriver(WayDriver):
         """Read the template of each workload, whether its rollout is over, and the configuration that its pods read."""
         if not self.workloads:
             raise Refused(f"{self.name}: strategy {self.strategy} needs `workloads`, such as [deployment/{self.name}].")
-        return self._version(self.read(self.workloads))
+        return self._version(self.read(self.workloads), self._config())
 
-    def _version(self, items: Objects, config: Mapping[str, Any] | None = None) -> Version:
+    def _config(self) -> Mapping[str, Any] | None:
+        """Return the configuration that the pods' objects hold now; None when the profile names none."""
+        reader = self._config_driver()
+        return reader.live(exact=True).identity if reader is not None else None
+
+    def _version(self, items: Objects, config: Mapping[str, Any] | None) -> Version:
         identity: dict[str, Any] = {
             str(workload): template_hash(self._named(item["spec"]["template"])) for workload, item in items.items()
         }
-        reader = self._config_driver()
-        if reader is not None:
-            identity[CONFIG] = dict(reader.live(exact=True).identity if config is None else config)
+        if config is not None:
+            identity[CONFIG] = dict(config)
         waiting = [str(w) for w, item in items.items() if held(item) or not settled(w.kind, item)]
         text = targets_text({workload: template_of(item) for workload, item in items.items()})
         if waiting:
@@ -115,7 +119,7 @@ class TemplateDriver(WayDriver):
         """Read the workloads against the plan, each for itself: some old and some new is half-way, and can go on."""
         self.entry = entry
         items = self.read(self.workloads)
-        reading = self._version(items, config={})
+        reading = self._version(items, None)
         stamp = self._stamp(entry.target)
         old, new = [], []
         for workload, item in items.items():
@@ -221,7 +225,9 @@ class TemplateDriver(WayDriver):
         :raises Refused: (checkpoint) a rollout is under way, or the Service tells no version.
         """
         items = self.read(self.workloads)
-        reading = self._version(items)
+        # Inside a run the configuration has been put back already: what the pods still run with is what the plan saw.
+        config = self.entry.live.identity.get(CONFIG) if self.entry and not is_checkpoint(into) else self._config()
+        reading = self._version(items, config)
         artefacts: dict[str, Any] = {
             **reading.artefacts,
             "templates": pack_templates({str(w): self._named(template_of(item)) for w, item in items.items()}),
