@@ -50,7 +50,13 @@ class Fleet:
         inventory, records = self.folder / "hosts.yml", self.folder / "records"
         inventory.write_text(json.dumps({"all": {"hosts": self.hosts}}), encoding="utf-8")
         before = set(records.glob("*.json"))
-        argv = [ROOT / ".venv" / "bin" / "ansible-playbook", ROOT / "playbooks" / book, "-i", inventory, *extra]
+        argv = [
+            str(ROOT / ".venv" / "bin" / "ansible-playbook"),
+            str(ROOT / "playbooks" / book),
+            "-i",
+            str(inventory),
+            *extra,
+        ]
         environment = {**os.environ, "ROLLBACKCTL_RECORDS": str(records), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
         done = subprocess.run(argv, check=False, capture_output=True, text=True, env=environment, timeout=240)
         written = set(records.glob("*.json")) - before

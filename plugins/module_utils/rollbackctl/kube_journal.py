@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .durable import digest, now
+from .durable import digest
 from .errors import RollbackError
 from .journal import Journal
 from .kube_client import Client, KubeError
@@ -53,7 +53,9 @@ class KubeJournal(Journal):
 
         :raises RollbackError: another controller took the run over, or the API server did not take it.
         """
-        entry: dict[str, Any] = json.loads(json.dumps({"event": event, "at": now(), **facts}))
+        # What happened in the cluster is compared with it, so it is the cluster's time.
+        moment = f"{self.client.server_time():%Y-%m-%dT%H:%M:%SZ}"
+        entry: dict[str, Any] = json.loads(json.dumps({"event": event, "at": moment, **facts}))
         for _attempt in range(ATTEMPTS):
             events = self.events()
             key = _KEY.format(len(events))
