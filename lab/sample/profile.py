@@ -22,7 +22,7 @@ def profile(sample: Sample) -> dict[str, Any]:
             "identity": {"path": str(sample.identity), "content": f"{name} of the rollbackctl lab"},
         },
         "rollback_state": {"kind": "directory", "path": str(sample.state)},
-        "rollback_budgets": {"level1": 60, "level2": 90, "level3": 120, "phases": {"preflight": 30, "verify": 60}},
+        "rollback_budgets": {"level1": 60, "level2": 90, "level3": 120, "phases": {"preflight": 20, "verify": 30}},
         "rollback_soak_seconds": 0,
         **_components(sample),
         "rollback_checks": _checks(sample),

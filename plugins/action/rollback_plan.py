@@ -14,6 +14,7 @@ if _SHARED not in module_utils.__path__:
     module_utils.__path__.append(_SHARED)
 
 from ansible.module_utils.rollbackctl.action import PROPOSALS_FACT, RUN_FACT, RollbackAction  # noqa: E402
+from ansible.module_utils.rollbackctl.controller import budget_notes  # noqa: E402
 from ansible.module_utils.rollbackctl.phases import CAPTURED_LAYERS  # noqa: E402
 
 
@@ -48,6 +49,9 @@ class ActionModule(RollbackAction):
             result["failed"] = True
             result["msg"] = "Refused, nothing was changed: " + "; ".join(problems)
         plan = result["rollbackctl"]["plan"] or {}
+        if plan:
+            said = budget_notes(self.variable("rollback_budgets") or {}, int(self.variable("run_level", 0)))
+            plan["notes"] = [*plan["notes"], *said]
         changing = [entry for entry in plan.get("entries", []) if entry["action"] == "change"]
         captures = plan.get("fence") or any(entry["layer"] in CAPTURED_LAYERS for entry in changing)
         facts = {"fenced": bool(plan.get("fence")), "busy": bool(changing), "captures": bool(captures)}

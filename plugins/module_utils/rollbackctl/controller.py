@@ -205,3 +205,13 @@ def component_problems(names: Iterable[str], components: Mapping[str, list[dict[
             listed = ", ".join(sorted(seen)) or "none"
             wrong.append(f"there is no component {_short(name)} in this playbook's layers; components: {listed}")
     return wrong
+
+
+def budget_notes(budgets: Mapping[str, Any], level: int) -> list[str]:
+    """Return a sentence when the phases' budgets add up to more than the level's: a run within each would be late."""
+    allowed = float(budgets.get(f"level{level}") or 0)
+    total = sum(float(seconds) for seconds in (budgets.get("phases") or {}).values())
+    if not allowed or total <= allowed:
+        return []
+    said = f"the budgets of the phases add up to {total:g} s and level {level} is allowed {allowed:g} s"
+    return [f"{said}: correct rollback_budgets in the profile"]

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .component import unknown_target
 from .errors import Refused
 from .kube_objects import (
     CHANGE_CAUSE,
@@ -107,7 +106,7 @@ def find(name: str, item: Mapping[str, Any], history: Sequence[Revision], form: 
         for revision in history:
             if revision.number == int(value):
                 return revision.template, revision.cause
-        raise unknown_target(name, form, [str(revision) for revision in history], "revision")
+        raise Refused(f"{name}: there is no {form}. Known: {_listed(history)}. Nothing was changed.")
     present = template_of(item)
     if word == "image" and value:
         template = with_images(present, _wanted_image(name, present, value))
@@ -117,10 +116,13 @@ def find(name: str, item: Mapping[str, Any], history: Sequence[Revision], form: 
         head, slash, last = repository.rpartition("/")
         template = with_images(present, {container: f"{head}{slash}{last.split(':', 1)[0]}:{value}"})
     else:
-        listed = "; ".join(str(revision) for revision in history) or "none"
-        raise Refused(f"{name}: {form!r} names no version; write {_FORMS}. History: {listed}.")
+        raise Refused(f"{name}: {form!r} names no version; write {_FORMS}. History: {_listed(history)}.")
     wanted = template_hash(template)
     return template, next((revision.cause for revision in history if revision.hash == wanted), "")
+
+
+def _listed(history: Sequence[Revision]) -> str:
+    return "; ".join(str(revision) for revision in history) or "none"
 
 
 def _wanted_image(name: str, template: Mapping[str, Any], value: str) -> dict[str, str]:

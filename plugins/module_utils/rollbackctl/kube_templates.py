@@ -159,12 +159,16 @@ class TemplateDriver(WayDriver):
             self._templates(want)
             return want
         items = self.read(self.workloads)
-        wanted = split_wanted(want, [str(workload) for workload in self.workloads])
         histories = self.histories(items)
-        found = {
-            workload: find(str(workload), item, histories[workload], wanted[str(workload)])
-            for workload, item in items.items()
-        }
+        try:
+            wanted = split_wanted(want, [str(workload) for workload in self.workloads])
+            found = {
+                workload: find(str(workload), item, histories[workload], wanted[str(workload)])
+                for workload, item in items.items()
+            }
+        except Refused as error:
+            hint = f'-e \'{{"rollback_to": {{"{self.name}": "revision:NUMBER"}}}}\''
+            raise Refused(f"{self.name}: {error.message}", f"Name another one: {hint}") from error
         templates = {str(workload): template for workload, (template, _) in found.items()}
         identity = {name: template_hash(self._named(template)) for name, template in templates.items()}
         causes = {str(workload): cause for workload, (_, cause) in found.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .component import BETWEEN, TARGET, Entry, FenceDriver, Finding, Version, unknown_target
 from .failpoints import failpoint
-from .kube_hold import FENCE, RUNNING, SHUTDOWN
+from .kube_hold import FENCE, RUNNING, SHUTDOWN, Thing
 from .kube_traffic_base import SLACK_SECONDS, Around, Points, TrafficDriver
 
 
@@ -18,7 +18,7 @@ class KubeTrafficDriver(TrafficDriver, FenceDriver):
 
     default_action = "follow"
     # Whether what is opened has reached its targets. If not, what a shutdown stopped before the run stays stopped.
-    reached = True
+    reached: bool = True
     points = Points(
         hold=Around(
             lambda: failpoint("stop_kubernetes.hold.before"),
@@ -75,10 +75,13 @@ class KubeTrafficDriver(TrafficDriver, FenceDriver):
     def state(self, entry: Entry, *, opened: bool) -> tuple[str, Version]:  # noqa: ARG002 - it is not about content
         """Read it against the plan: TARGET is that nothing is kept stopped any more. It is never OTHER: how much of it
         runs is somebody else's matter."""
-        reading = self.live(exact=True)
-        notes = reading.artefacts["notes"]
-        held = any(notes.get(key) in {FENCE, SHUTDOWN} for key in {*entry.target.identity, *reading.identity})
-        return (BETWEEN if held else TARGET), reading
+        things = self.things()
+        return (BETWEEN if any(map(self._is_held, things)) else TARGET), self.reading(things)
+
+    def _is_held(self, thing: Thing) -> bool:
+        """Say whether it is still to be given back. What this run shut down again, as it was before, is not."""
+        note = thing.note
+        return note is not None and (note.reason == FENCE or (self.reached and note.run != self.place.run))
 
     def apply(self, target: Version) -> None:
         """Give back what a shutdown stopped; stop it again where the run is taken back."""

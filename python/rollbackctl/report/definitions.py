@@ -177,6 +177,7 @@ class Service:
     fence: Fence | None
     set_aside: tuple[SetAside, ...]
     quarantined: str
+    notes: tuple[str, ...]
     problems: tuple[str, ...]
 
     def seen_from(self, view: str) -> tuple[Check, ...]:

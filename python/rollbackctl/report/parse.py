@@ -233,8 +233,17 @@ def _service(name: str, found: Mapping[str, Any], of_run: str) -> Service:
             for kept in _maps(found.get("set_aside"))
         ),
         quarantined=text.line(found.get("quarantined")),
+        notes=_own_notes(plan, entries),
         problems=tuple(text.block(item) for item in found.get("problems") or () if item),
     )
+
+
+def _own_notes(plan: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return what a plan notes beside what it notes of single components."""
+    shown = {
+        f"{entry.get('name')}: {note}" for entry in entries for note in _map(entry.get("finding")).get("notes") or ()
+    }
+    return tuple(text.line(note) for note in plan.get("notes") or () if note and note not in shown)
 
 
 def _without_repeats(service: Service, said: str) -> Service:

@@ -128,5 +128,7 @@ def _plan(service: Service) -> Iterator[RenderableType]:
     for item in service.components:
         for note in item.notes:
             yield Text(f" {item.name}: {note}", "dim")
+    for note in service.notes:
+        yield Text(f" {note}", "yellow")
     yield from _data(service)
     yield Text(f" Estimate {text.duration(service.estimate)}, at worst {text.duration(service.worst)}.")
