@@ -83,7 +83,7 @@ class ActionModule(RollbackAction):
                 "no service was named: use --limit SERVICE or -e rollback_services=SERVICE; nothing is the default"
             )
         service = profile.get("rollback_service") or {}
-        confirm = kind in ("rollback", "undo") and service.get("environment") == "production"
+        confirm = kind in ("rollback", "undo", "shutdown") and service.get("environment") == "production"
         if confirm and not self.dry and asked.get("rollback_confirm") != service.get("name"):
             wrong.append(f"this is production: pass rollback_confirm={service.get('name')} to say that you mean it")
         return wrong
@@ -127,6 +127,7 @@ class ActionModule(RollbackAction):
             "controller": host_name(),
             "pid": os.getppid(),
             "lease_seconds": state.get("lease_seconds") or 60,
+            "takes_back": str(self.variable("run_takes_back") or ""),
         }
         result = self.on_host(
             "rollback_run",

@@ -237,6 +237,9 @@ class Driver(ABC):
 class FenceDriver(Driver):
     """A component that can keep traffic or writers away while data is changed."""
 
+    # Whether what `open` opens has reached its targets: the engine says so. If not, it is as it was before the run.
+    reached: bool = True
+
     @abstractmethod
     def closed(self) -> bool:
         """Read whether the fence is closed."""

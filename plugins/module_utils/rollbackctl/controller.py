@@ -32,6 +32,8 @@ ENGINE_VARIABLES = (
     "run_kind",
     "run_level",
     "run_roles",
+    "run_checks",
+    "run_takes_back",
     "run_phase",
     "ansible_facts",
     "rollbackctl_run",
@@ -122,7 +124,7 @@ def parameter_problems(asked: Mapping[str, Any], kind: str) -> list[str]:
     """Return a sentence for each run parameter whose value cannot be used. asked: validated for type already."""
     wrong = []
     reason = asked.get("rollback_reason")
-    if reason is not None or kind in ("rollback", "undo"):
+    if reason is not None or kind in ("rollback", "undo", "shutdown"):
         problem = text_problem(str(reason or ""))
         wrong += [f"rollback_reason {problem}"] if problem else []
     for name, fits, expected in _FORMS:

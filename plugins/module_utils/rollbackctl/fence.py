@@ -88,7 +88,7 @@ def open_fences(work: Work) -> None:
             _announce_opening(journal, picture)
             for driver in fences:
                 began = time.monotonic()
-                _open(driver, work.store, work.run)
+                _open(driver, work.store, work.run, picture)
                 work.note(
                     driver.name,
                     "changed",
@@ -130,8 +130,9 @@ def _announce_opening(journal: Journal, picture: Picture) -> None:
     journal.append("fence-opening", word=picture.word, reached=picture.word == NEW)
 
 
-def _open(driver: FenceDriver, store: Store, run: Mapping[str, Any]) -> None:
+def _open(driver: FenceDriver, store: Store, run: Mapping[str, Any], picture: Picture) -> None:
     driver.place = place_of(store, run, driver.name)
+    driver.reached = picture.word == NEW
     failpoint("fence.open.before")
     driver.open()
     failpoint("fence.open.after")
@@ -254,7 +255,7 @@ def _open_by_rule(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None
             with contextlib.suppress(OSError):
                 _announce_opening(journal, picture)
             for driver in fences:
-                _open(driver, work.store, work.run)
+                _open(driver, work.store, work.run, picture)
             report["opened"] = True
             with contextlib.suppress(OSError):
                 journal.append("fence-opened", by="watchdog", word=picture.word)

@@ -7,7 +7,9 @@ A module on a host must not reach this file: Ansible ships everything that a mod
 from __future__ import annotations
 
 from .kube_config import KubeConfigDriver
+from .kube_shutdown import KubeShutdownDriver
 from .kube_store import KubernetesStore
+from .kube_traffic import KubeTrafficDriver
 from .kube_workloads import KubernetesDriver
 from .registry import DRIVERS
 from .store import KINDS
@@ -19,4 +21,6 @@ def install() -> None:
     DRIVERS.update({
         "restore_kubernetes_config": KubeConfigDriver,
         "rollback_kubernetes": KubernetesDriver,
+        "shutdown_kubernetes": KubeShutdownDriver,
+        "stop_kubernetes": KubeTrafficDriver,
     })  # fmt: skip

@@ -20,6 +20,7 @@ from .plan import Plan, Proposal, Request, combination, compose
 from .readback import NEW, OLD, STRANGE, blank_place, captured, read_service
 from .step import LOCK_WAIT_SECONDS, beating
 from .store import Store, host_name, open_store
+from .taken_back import newest_to_take_back
 
 # A second run is refused within a second; a process that only just ends (a watchdog being armed) is waited for.
 OPEN_WAIT_SECONDS = 0.8
@@ -86,6 +87,8 @@ def open_run(
     kind, named = str(run["kind"]), str(asked.get("rollback_run") or "")
     facts: dict[str, Any] = {"id": run["id"], "token": 0, "checkpoint": "", "undoes": ""}
     facts.update(resume=False, finished="", reversing=False)
+    if not named and run.get("takes_back"):
+        named = newest_to_take_back(store, str(run["takes_back"]))
     if named:
         facts.update(_named_run(store, kind, int(run["level"]), named))
     if kind in ("rollback", "preflight", "panic") and not facts["resume"]:
@@ -110,7 +113,7 @@ def _take_lease(store: Store, run: Mapping[str, Any], identity: str, named: str)
         # Who resumes a run waits for what its dead controller has left behind.
         wait = store.wait_for_own(identity) if named == identity else 0.0
         with store.locked(max(OPEN_WAIT_SECONDS, wait)):
-            if run["kind"] in ("rollback", "undo", "panic"):
+            if run["kind"] in ("rollback", "undo", "panic", "shutdown"):
                 _refuse_behind_closed_fence(store, {named, identity})
             seconds = float(run["lease_seconds"])
             lease = store.acquire(identity, str(run["holder"]), str(run["controller"]), int(run["pid"]), seconds)
