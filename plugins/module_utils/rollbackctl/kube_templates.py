@@ -60,7 +60,19 @@ class TemplateDriver(WayDriver):
         """Read the template of each workload, whether its rollout is over, and the configuration that its pods read."""
         if not self.workloads:
             raise Refused(f"{self.name}: strategy {self.strategy} needs `workloads`, such as [deployment/{self.name}].")
-        return self._version(self.read(self.workloads), self._config())
+        items = self.read(self.workloads)
+        return self._version(items, self._config_read(items))
+
+    def _config_read(self, items: Objects) -> Mapping[str, Any] | None:
+        """Return what the pods were started with. Inside a run the objects may hold something else already; the stamp
+        says which side of the plan the pods are on."""
+        entry = self.entry
+        if entry is None or CONFIG not in entry.live.identity or CONFIG not in entry.target.identity:
+            return self._config()
+        stamp = self._stamp(entry.target)
+        new = bool(stamp) and all(_stamp_of(item) == stamp for item in items.values())
+        side = entry.target if new else entry.live
+        return dict(side.identity[CONFIG])
 
     def _config(self) -> Mapping[str, Any] | None:
         """Return the configuration that the pods' objects hold now; None when the profile names none."""
@@ -211,7 +223,10 @@ class TemplateDriver(WayDriver):
         changing = {
             w: item
             for w, item in items.items()
-            if live.identity[str(w)] != target.identity[str(w)] or CONFIG in target.identity or held(item)
+            if live.identity[str(w)] != target.identity[str(w)]
+            or CONFIG in target.identity
+            or held(item)
+            or item["spec"].get("paused")
         }
         trial = {w: self._change_of(w, item, templates[w], target, "").operations for w, item in changing.items()}
         proof = prove(self, items, {w: templates[w] for w in changing}, trial, self.histories(items))

@@ -301,7 +301,9 @@ def _decide(
 ) -> Ending:
     """Return the outcome, from what was read back, never from which task failed."""
     identity = run["id"]
-    applied = any(event["event"] in ("applied", "recorded", "finalized", "released") for event in events)
+    # A change that was begun and now reads as done was done, also by a process that could not write that down.
+    changing = ("begin", "applied", "recorded", "finalized", "released")
+    applied = any(event["event"] in changing for event in events)
     if not failed:
         word = outcome.DONE if applied or run["kind"] in LOOKS_LIKE_NO_CHANGE else outcome.ALREADY
         return Ending(word, outcome.MEANINGS[word])
@@ -355,7 +357,7 @@ def _write_ledger(
         elif run["kind"] == "undo" and ending.outcome == outcome.DONE:
             lift_quarantine(store, str(run["undoes"]))
         elif run["kind"] == "finalize" and succeeded:
-            store.journal(str(run["undoes"])).append("finalized", by=str(run["id"]))
+            store.open_journal(str(run["undoes"])).append("finalized", by=str(run["id"]))
             store.remove_kept(str(run["undoes"]))
     except (RollbackError, OSError) as error:
         result["notes"].append(f"The ledger could not be written: {error}")
