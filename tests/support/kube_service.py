@@ -6,10 +6,12 @@ The runs do what the playbooks do, without Ansible's start: see tests/faults/har
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from ansible.module_utils.rollbackctl.kube_client import Client, KubeError
 from ansible.module_utils.rollbackctl.kube_objects import KINDS
 from ansible.module_utils.rollbackctl.kube_rollout import progress
 from ansible.module_utils.rollbackctl.kube_store import KubernetesStore
+from ansible.module_utils.rollbackctl.runs import finish_run
 
 from lab.kubernetes.cluster import Cluster
 from tests.faults.harness import Answer, Run
@@ -82,12 +85,13 @@ class KubeService:
         return str(json.loads(text)["version"])
 
     def objects(self) -> dict[str, Any]:
-        """Return every object of the namespace, but for statuses and what rollbackctl itself keeps there."""
+        """Return all objects of the namespace, but for statuses, what rollbackctl itself keeps there, and what goes."""
         found = {}
         for collection in COLLECTIONS:
             head, _, word = collection.rpartition("/")
             for item in self.admin.list(f"{head}/namespaces/{self.namespace}/{word}"):
-                if (item["metadata"].get("labels") or {}).get("app.kubernetes.io/managed-by") != "rollbackctl":
+                ours = (item["metadata"].get("labels") or {}).get("app.kubernetes.io/managed-by") == "rollbackctl"
+                if not ours and not item["metadata"].get("deletionTimestamp"):
                     found[f"{word}/{item['metadata']['name']}"] = _without_status(item)
         return found
 
@@ -104,9 +108,12 @@ class KubeService:
         cause: str = "release 1.4.0",
         spec: Mapping[str, Any] | None = None,
         container: Mapping[str, Any] | None = None,
+        image: str = "",
         wait: bool = True,
     ) -> dict[str, Any]:
-        """Make a workload of the sample image. spec, container: more fields of those."""
+        """Make a workload of the sample image. spec, container: more fields of those. image: it need not exist."""
+        if image:
+            container = {**(container or {}), "image": image}
         kind, _, name = workload.partition("/")
         labels = dict(labels or {"app": name})
         body: dict[str, Any] = {
@@ -196,13 +203,37 @@ class KubeService:
         while True:
             try:
                 found = true()
-            except KubeError:
+            except (KubeError, LookupError):  # not there yet
                 found = None
             if found:
                 return found
             if time.monotonic() > end:
                 raise TimeoutError(f"the cluster did not follow within {seconds:g} s")
             time.sleep(0.05)
+
+    @contextlib.contextmanager
+    def seen(self, workload: str = "deployment/api") -> Iterator[list[dict[str, Any]]]:
+        """Collect every state that an object goes through while the block lasts."""
+        item, found = self.get(workload), list[dict[str, Any]]()
+        found.append(item)
+        collection, _, name = self.path(workload).rpartition("/")
+        over = threading.Event()
+
+        def follow() -> None:
+            version = item["metadata"]["resourceVersion"]
+            while not over.is_set():
+                for _, one in self.admin.watch(collection, version, 1.0, fieldSelector=f"metadata.name={name}"):
+                    version = one["metadata"]["resourceVersion"]
+                    if "spec" in one:
+                        found.append(one)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        yield found
+        last = self.get(workload)["metadata"]["resourceVersion"]
+        self.until(lambda: found[-1]["metadata"]["resourceVersion"] == last)
+        over.set()
+        thread.join()
 
     # -- runs --------------------------------------------------------------------------------------------------------
 
@@ -224,12 +255,14 @@ class KubeService:
         to: str | Mapping[str, str] = "",
         checkpoint: str = "",
         components: Sequence[Mapping[str, Any]] = (),
+        roles: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
         **more: Any,
     ) -> Ended:
-        """Make a run for the service. to: rollback_to; a text is for the one component. more: see harness.Run."""
-        known = components or [self.component]
+        """Make a run for the service. to: rollback_to; a text is for the one component. components: others than it.
+        roles: components of several roles, in order. more: see harness.Run."""
+        known = roles or {"rollback_kubernetes": components or [self.component]}
         profile = {
-            "roles": [{"role": "rollback_kubernetes", "components": [dict(one) for one in known]}],
+            "roles": [{"role": name, "components": [dict(one) for one in found]} for name, found in known.items()],
             "state": self.state,
             "lease_seconds": LEASE_SECONDS,
         }
@@ -246,13 +279,31 @@ class KubeService:
 
 
 class _Run(Run):
+    """As harness.Run, with rollback_to, and a phase that waits for a person (playbooks/tasks/run.yml)."""
+
     to: Mapping[str, str] = {}
 
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.answers: dict[str, Answer] = {}
+
     def _phase(self, phase: str) -> Answer:
+        if phase == "undo" and self._waits:
+            return {}
         self.run["to"] = dict(self.to)
         answer = super()._phase(phase)
-        self.answers = {**getattr(self, "answers", {}), phase: answer}
+        self.answers[phase] = answer
         return answer
+
+    @property
+    def _waits(self) -> bool:
+        return any(answer.get("hold") for answer in self.answers.values())
+
+    def _finish(self, last: Answer) -> Answer:
+        failed, message, hold = bool(last.get("failed")), str(last.get("msg", "")), self._waits
+        asked = {"rollback_soak_seconds": 0}
+        work = lambda: finish_run(self.run, asked, self.roles, failed=failed, message=message, hold=hold)  # noqa: E731
+        return {"outcome": "unknown", **self._module("finish", work)}
 
 
 class Ended:
@@ -265,7 +316,7 @@ class Ended:
         self.next = str(ending.get("next", ""))
         self.ending = ending
         self.phases = run.phases
-        self.answers: dict[str, Answer] = getattr(run, "answers", {})
+        self.answers = run.answers
 
     def seconds(self, phase: str) -> float:
         """Return how long a phase took."""

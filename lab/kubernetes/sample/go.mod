@@ -1,0 +1,3 @@
+module rollbackctl.invalid/lab/shop
+
+go 1.24.0
