@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Gives the tests of every drill its services (lab/sample/proof.py); testinfra gives them the host."""
+"""Gives the tests of every drill its services (lab/*/proof.py); testinfra gives them the host."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from lab.kubernetes import proof
 from lab.sample.proof import Drill
 
 
 @pytest.fixture(scope="session")
 def drill() -> Drill:
     return Drill(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "services")
+
+
+@pytest.fixture(scope="session")
+def kube(drill: Drill) -> proof.Drill:
+    return proof.Drill(drill.root)
