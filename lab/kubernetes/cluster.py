@@ -148,7 +148,7 @@ class Cluster:
         return self._layout.audit_log.stat().st_size
 
     def _audited(self, since: int) -> bytes:
-        """Return the audit log from a place on, up to a request that is made now: all that was answered is before it."""
+        """Return the audit log from a place on, up to a request made now: all that was answered is before it."""
         mark = uuid.uuid4().hex
         self._get(f"/version?mark={mark}")
         end = time.monotonic() + 5

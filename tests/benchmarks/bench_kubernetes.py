@@ -90,11 +90,12 @@ class Field:
         path.write_text(json.dumps({"all": {"hosts": {"field": profile}}}), encoding="utf-8")
         return path
 
-    def accepted(self, since: datetime) -> float:
-        """Return how long after a moment the last change of a Deployment was accepted, seconds, by the audit log."""
+    def accepted(self, since: datetime, mark: int) -> float:
+        """Return how long after a moment the last change of a Deployment was accepted, seconds, by the audit log from a
+        mark (Cluster.audit_end) on."""
         ends = [
             datetime.fromisoformat(entry["stageTimestamp"])
-            for entry in self.lab.audit()
+            for entry in self.lab.audit(mark)
             if entry["verb"] == "patch"
             and entry["requestURI"].startswith(self.path)
             and entry.get("stage") == "ResponseComplete"
@@ -121,10 +122,10 @@ def _many(lab: Cluster, folder: Path, count: int, latency: float) -> list[dict[s
                 field.ready()
             for book, found in (("rollback-level1.yml", ours), ("panic.yml", panic)):
                 field.deploy()
-                since = datetime.now().astimezone()
+                mark, since = lab.audit_end(), datetime.now().astimezone()
                 extra = ("-e", "rollback_environment=bench") if book == "panic.yml" else ("-l", "field")
                 record = _play(book, hosts, folder, *extra, "-e", "rollback_reason=bench")
-                found.append(field.accepted(since))
+                found.append(field.accepted(since, mark))
                 if book == "rollback-level1.yml":
                     overhead.append(float(record["overhead_seconds"]))
     what = f"{count} Deployment{'s' if count > 1 else ''}" + (f", {latency * 1000:.0f} ms latency" if latency else "")

@@ -302,7 +302,7 @@ def test_roles_shown_in_the_levels_table_are_those_of_the_playbooks() -> None:
     text = read("docs/levels-and-phases.md")
     for level in ("level1", "level2", "level3", "schema"):
         (row,) = [line for line in text.splitlines() if f"`rollback-{level}.yml`" in line and line.startswith("|")]
-        shown = re.findall(r"`((?:restore|rollback|restart)_\w+)`", row)
+        shown = re.findall(r"`((?:restore|rollback|restart|stop)_\w+)`", row)
         roles = load(ROOT / "playbooks" / f"rollback-{level}.yml")[0]["vars"]["run_roles"]
         assert shown == roles[: len(shown)], level
         assert len(shown) == len(roles) or "then those of level" in row

@@ -131,8 +131,8 @@ def _trace(file: Path) -> None:
 
 
 def in_order(roles: list[dict[str, Any]], playbook: str | None) -> list[dict[str, Any]]:
-    """Return the roles in the order of the playbook that would run them; as they are given without one."""
-    if playbook is None:
+    """Return the roles in the order of the playbook that would run them; as they are given without one, or alone."""
+    if playbook is None or len(roles) == 1:
         return list(roles)
     (play,) = yaml.safe_load((ROOT / "playbooks" / playbook).read_text(encoding="utf-8"))
     order: list[str] = play["vars"]["run_roles"]

@@ -63,6 +63,7 @@ def test_level_1_can_do_a_run_with_exactly_its_rights(
 ) -> None:
     """Also without the one optional right, to look at nodes; and what fails still says why, with log lines."""
     service = KubeService(lab_cluster, admin, namespace, token_kubeconfig(lab_cluster, namespace, LEVEL1, tmp_path))
+    service.probed = True
     service.make()
     service.make("statefulset/db", cause="release 1.4.0")
     service.serve()

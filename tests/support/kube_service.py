@@ -51,6 +51,7 @@ class KubeService:
         """Make nothing yet. kubeconfig: with whose rights runs are made; the administrator's without it."""
         self.lab, self.admin, self.namespace = lab, admin, namespace
         self.kubeconfig = kubeconfig or lab.kubeconfig
+        self.probed = False  # pods are ready a second sooner when nobody asks them
         self.component: dict[str, Any] = {
             "name": "api",
             "workloads": ["deployment/api"],
@@ -140,8 +141,9 @@ class KubeService:
         env: Mapping[str, str] | None = None,
         container: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Return a pod template of the sample image."""
+        """Return a pod template of the sample image; with a readiness probe where `probed` or a MODE asks for it."""
         variables = {"DRAIN_MS": "0", **(env or {})}
+        probe = {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1}
         return {
             "metadata": {"labels": dict(labels)},
             "spec": {
@@ -153,7 +155,7 @@ class KubeService:
                         "imagePullPolicy": "IfNotPresent",
                         "env": [{"name": key, "value": value} for key, value in variables.items()],
                         "ports": [{"name": "http", "containerPort": 8080}],
-                        "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1},
+                        **({"readinessProbe": probe} if self.probed or "MODE" in variables else {}),
                         **(container or {}),
                     }
                 ],

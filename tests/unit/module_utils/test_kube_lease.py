@@ -28,7 +28,7 @@ from ansible.module_utils.rollbackctl.store import host_name
 from lab.kubernetes.cluster import Cluster
 from tests.support.hosts import Worker
 from tests.support.kube import token_kubeconfig
-from tests.support.kube_proxy import FaultProxy
+from tests.support.kube_proxy import FaultProxy, Request
 from tests.unit.module_utils.engine_parts import OTHER_RUN, RUN
 from tests.unit.module_utils.kube_store_parts import (
     ELSEWHERE,
@@ -324,7 +324,8 @@ def test_two_that_take_it_at_the_same_moment(place: Place) -> None:
     ready = context.Barrier(2)
 
     def work(me: Worker, name: str) -> list[Any]:
-        store, found = place.store, []
+        store = place.store
+        found: list[Any] = []
         for number in range(ROUNDS):
             run = f"rb-{number}-{name}"
             ready.wait(30)
@@ -563,9 +564,12 @@ def test_somebody_who_annotates_the_lease_is_not_a_rival(place: Place, spoilt: P
 def test_a_rival_in_the_very_moment_wins_or_loses_but_never_both(
     place: Place, spoilt: Place, fault_proxy: FaultProxy
 ) -> None:
+    def rival(_request: Request) -> None:
+        take(place.store, OTHER_RUN, controller="rival")
+
     take(place.store)
     place.expire()
-    fault_proxy.add("/leases", "PUT", call=lambda _request: take(place.store, OTHER_RUN, controller="rival") and None)
+    fault_proxy.add("/leases", "PUT", call=rival)
     with pytest.raises(LeaseHeld, match=f"run {OTHER_RUN}, held by ops on rival"):
         take(spoilt.store, "rb-third")
     assert place.holder().run == OTHER_RUN

@@ -353,7 +353,6 @@ def test_the_watchdog_s_report_is_kept(place: Place, store: KubernetesStore) -> 
 
 def test_what_a_run_kept_is_removed_and_nothing_else(place: Place, store: KubernetesStore) -> None:
     take(store)
-    take(store, OTHER_RUN) if place.expire() else None
     store.kept_shelf(RUN, "settings", "before-1").save({"a": 1})
     store.kept_shelf(RUN, "settings", "before-1").save({"a": 1}, secret=True)
     store.kept_shelf(RUN, "api", "before-2").save({"large": noise(1.2)})
