@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import http
 import http.client
 import json
 import os
@@ -40,17 +41,27 @@ import yaml  # noqa: E402 - after the path above
 from lab.kubernetes.cluster import Cluster, cluster  # noqa: E402 - the same
 from lab.kubernetes.objects import CAUSE, Object, deployment  # noqa: E402 - the same
 from lab.kubernetes.proof import Asked, Drill  # noqa: E402 - the same
-from lab.kubernetes.scenes import SCENES, Scene, catalytic_settings, fifty, place  # noqa: E402 - the same
+from lab.kubernetes.scenes import SCENES, Scene, catalytic_settings, fifty, place, syriamart_settings  # noqa: E402 - the same
 
+RIGHTS = ROOT / "roles" / "rollback_kubernetes" / "files"
+FURTHER = [  # what a profile asks for beyond its level
+    {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get", "create"]},  # run_verify: pod_command
+    {  # stop_kubernetes
+        "apiGroups": ["autoscaling", "batch"],
+        "resources": ["horizontalpodautoscalers", "cronjobs", "jobs"],
+        "verbs": ["get", "list", "watch", "patch"],
+    },
+]
 ROLLOUT = "--timeout=90s"
 ANY = "--selector=!no-such-label"
 ASK_SECONDS, ASK_PATIENCE_SECONDS = 0.05, 5.0
 
 
-def make(root: Path, scene: Scene, *, role: Path | None = None, more: Mapping[str, Any] | None = None) -> Drill:
+def make(root: Path, scene: Scene, *, rights: int = 0, more: Mapping[str, Any] | None = None) -> Drill:
     """Make the namespace and what is in it, wait until it serves, and write the inventory.
 
-    role: a shipped Role whose rights runs have, and no others. more: further variables of the place.
+    rights: the level whose shipped Roles say what runs may do; without it they may do everything.
+    more: further variables of the place.
     """
     lab = cluster()
     if not lab.running():
@@ -68,7 +79,7 @@ def make(root: Path, scene: Scene, *, role: Path | None = None, more: Mapping[st
     apply(drill, scene.objects)
     drill.kubectl("rollout", "status", "deployment", ANY, ROLLOUT)
     uid = lab.kubectl("get", "namespace", namespace, "--output=jsonpath={.metadata.uid}")
-    kubeconfig = str(robot(drill, lab, role) if role else lab.kubeconfig)
+    kubeconfig = str(robot(drill, lab, rights) if rights else lab.kubeconfig)
     found = {item["metadata"]["name"]: item["spec"]["clusterIP"] for item in drill.get("services")["items"]}
     urls = {host: f"http://{found[name]}" for host, name in scene.services.items() if name}
     (root / "about.json").write_text(json.dumps({**about, "uid": uid, "urls": urls}), encoding="utf-8")
@@ -109,27 +120,30 @@ def write_inventory(root: Path, scene: Scene, places: dict[str, dict[str, Any]])
     (root / "hosts.yml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
-def robot(drill: Drill, lab: Cluster, role: Path) -> Path:
-    """Make a user with the rights of a shipped Role and no others; return its kubeconfig."""
-    rules = [document for document in yaml.safe_load_all(role.read_text(encoding="utf-8")) if document]
-    names = [document["metadata"]["name"] for document in rules if document["kind"] == "Role"]
-    user = {"kind": "ServiceAccount", "name": "rollbackctl", "namespace": drill.namespace}
+def robot(drill: Drill, lab: Cluster, level: int) -> Path:
+    """Make a user with the rights that ship for a level, and those that READMEs name; return its kubeconfig."""
+    shipped = [
+        document
+        for number in range(1, level + 1)
+        for document in yaml.safe_load((RIGHTS / f"level{number}.yml").read_text(encoding="utf-8"))["items"]
+        if document["kind"] == "Role" and "finalize" not in document["metadata"]["name"]
+    ]
+    version = "rbac.authorization.k8s.io/v1"
+    roles = [*shipped, {"apiVersion": version, "kind": "Role", "metadata": {"name": "further"}, "rules": FURTHER}]
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "rollbackctl"}}
     bindings = [
         {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "apiVersion": version,
             "kind": "RoleBinding",
-            "metadata": {"name": name},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
-            "subjects": [user],
+            "metadata": {"name": role["metadata"]["name"]},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role["metadata"]["name"]},
+            "subjects": [{"kind": "ServiceAccount", "name": "rollbackctl", "namespace": drill.namespace}],
         }
-        for name in names
+        for role in roles
     ]
-    for document in rules:
-        document["metadata"].pop("namespace", None)
-    apply(drill, [account, *rules, *bindings])
+    apply(drill, [account, *roles, *bindings])
     token = drill.kubectl("create", "token", "rollbackctl", "--duration=1h").strip()
-    settings = json.loads(lab.kubectl("config", "view", "--minify", "--flatten", "--output=json"))
+    settings = json.loads(lab.kubectl("config", "view", "--raw", "--minify", "--flatten", "--output=json"))
     settings["users"] = [{"name": "rollbackctl", "user": {"token": token}}]
     settings["contexts"][0]["context"]["user"] = "rollbackctl"
     path = drill.root / "rollbackctl.kubeconfig"
@@ -163,9 +177,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _make(options: argparse.Namespace) -> None:
-    scene = SCENES[options.scene](*options.services)
+    scene = SCENES[options.scene](*options.which)
     more = {name: yaml.safe_load(value) for name, value in (pair.split("=", 1) for pair in options.set)}
-    make(options.root, scene, role=options.role, more=more)
+    make(options.root, scene, rights=options.rights, more=more)
 
 
 def _release(options: argparse.Namespace) -> None:
@@ -184,7 +198,19 @@ def _release_all(options: argparse.Namespace) -> None:
 
 
 def _settings(options: argparse.Namespace) -> None:
-    apply(Drill(options.root), catalytic_settings(good=options.good))
+    """Change the settings of catalytic, or of some services of syriamart."""
+    changed = [syriamart_settings(name, good=False) for name in options.names] or catalytic_settings(good=False)
+    apply(Drill(options.root), changed)
+
+
+def _errors(options: argparse.Namespace) -> None:
+    """Have a service answer so many requests with errors, each of which is a line in a pod's log, and no more."""
+    drill = Drill(options.root)
+    drill.tell(options.host, "errors")
+    for _ in range(options.count):
+        if drill.ask(options.host)["status"] != http.HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise SystemExit(f"{options.host} does not fail as it was told to")
+    drill.tell(options.host, "ok")
 
 
 def _controller(options: argparse.Namespace) -> None:
@@ -292,6 +318,7 @@ _COMMANDS = {
     "release": _release,
     "release-all": _release_all,
     "settings": _settings,
+    "errors": _errors,
     "controller": _controller,
     "outlast": _outlast,
     "kubectl": _kubectl,
@@ -310,8 +337,8 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     made = commands.add_parser("make", help="make a namespace with healthy services in it")
     made.add_argument("scene", choices=sorted(SCENES))
-    made.add_argument("services", nargs="*", help="of syriamart: which of the four; all without it")
-    made.add_argument("--role", type=Path, help="a shipped Role: runs have the rights of this one only")
+    made.add_argument("which", nargs="*", help="of syriamart: some of the four services; of the others: a version")
+    made.add_argument("--rights", type=int, default=0, help="the level whose shipped Roles say what runs may do")
     made.add_argument("--set", action="append", default=[], help="NAME=VALUE: one more variable of the place")
     released = commands.add_parser("release", help="deploy a version")
     released.add_argument("names", nargs="+")
@@ -323,8 +350,12 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
         parsed.add_argument("--version", required=True)
         parsed.add_argument("--mode", default="", help="how it is broken (lab/kubernetes/sample)")
     commands.add_parser("release-all", help="of fifty: deploy a version").add_argument("--version", required=True)
-    settings = commands.add_parser("settings", help="of catalytic: change what its pods read when they start")
-    settings.add_argument("--good", action="store_true", help="to what it was")
+    commands.add_parser("settings", help="change what pods read when they start").add_argument("names", nargs="*")
+    failing = commands.add_parser(
+        "errors", help="have a service fail so many requests, with a line in its log for each"
+    )
+    failing.add_argument("host")
+    failing.add_argument("count", type=int)
     other = commands.add_parser("controller", help="run a playbook on another controller")
     other.add_argument("--kill-at", default="", help="a failpoint: the controller is killed there")
     other.add_argument("name")

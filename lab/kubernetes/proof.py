@@ -82,6 +82,14 @@ class Drill:
         """Ask a service once, through its Service, as users do."""
         return ask(f"{self.about['urls'][host]}{path}")
 
+    def tell(self, app: str, mode: str) -> None:
+        """Change the mode of all pods of an application, as they run (lab/kubernetes/sample)."""
+        addresses = "--output=jsonpath={.items[*].status.podIP}"
+        for address in self.kubectl("get", "pods", f"--selector=app={app}", addresses).split():
+            url = f"http://{address}:8080/break?mode={mode}"
+            with urllib.request.urlopen(url, data=b"", timeout=2 * PATIENCE_SECONDS):
+                pass
+
     def asked(self, host: str) -> list[Asked]:
         """Return the requests of the client that keeps asking a service, oldest first."""
         lines = (self.root / f"{host}.asked").read_text(encoding="utf-8").splitlines()

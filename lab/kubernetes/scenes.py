@@ -38,10 +38,10 @@ class Scene:
     services: Mapping[str, str]
 
 
-def rental() -> Scene:
+def rental(version: str = GOOD) -> Scene:
     """Return one Deployment."""
     name = "rental-api"
-    return Scene("rental", [deployment(name, EARLIER), service(name)], {name: name})
+    return Scene("rental", [deployment(name, version), service(name)], {name: name})
 
 
 def catalytic() -> Scene:
@@ -70,7 +70,7 @@ def catalytic_settings(*, good: bool) -> list[Object]:
 def syriamart(*names: str) -> Scene:
     """Return some of the four services, or all of them."""
     chosen = names or ("user-service", "catalog-service", "order-service", "payment-service")
-    objects: list[Object] = []
+    objects = [syriamart_settings(name, good=True) for name in chosen]
     for name in chosen:
         if name == "catalog-service":
             objects += [
@@ -80,8 +80,14 @@ def syriamart(*names: str) -> Scene:
             objects.append(service(name, {"app": name, "version": COLOURS[0]}))
         else:
             labels = {"app": name, "version": "stable"} if name == "payment-service" else {"app": name}
-            objects += [deployment(name, GOOD, labels=labels), service(name)]
+            reads = [{"configMapRef": {"name": f"{name}-config"}}]
+            objects += [deployment(name, GOOD, labels=labels, env_from=reads), service(name)]
     return Scene("syriamart", objects, {name: name for name in chosen})
+
+
+def syriamart_settings(name: str, *, good: bool) -> Object:
+    """Return what the pods of one service read when they start."""
+    return config_map(f"{name}-config", SETTINGS if good else BAD_SETTINGS)
 
 
 def fifty(version: str = GOOD) -> Scene:

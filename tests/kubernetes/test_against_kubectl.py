@@ -7,6 +7,7 @@ say just what is measured now.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Callable
@@ -15,13 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible.module_utils.rollbackctl.kube_client import Client
 from ansible.module_utils.rollbackctl.kube_objects import images
+from ansible.module_utils.rollbackctl.kube_rollout import pod_failure
 
 from lab.kubernetes.cluster import Cluster, LabError
 from tests.support.kube import certificate_authority, fresh_namespace, token_kubeconfig
 from tests.support.kube_proxy import FaultProxy, Request
 from tests.support.kube_service import BAD, GOOD, OTHERS, Ended, KubeService
+from tests.unit.module_utils.kube_server import Keys
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "kubernetes.md"
 WRITE = "ROLLBACKCTL_WRITE_DOCS"
@@ -33,7 +37,7 @@ WORDS = {
     GOOD: "the good version",
     BAD: "the bad version",
     THEIRS: "the colleague's version",
-    "none": "one without image",
+    "none": "the one without image",
 }
 EVERYTHING = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
 NODES = [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
@@ -66,9 +70,8 @@ def by_kubectl(service: KubeService, case: Case, proxy: FaultProxy, folder: Path
         service.lab.kubectl(*words)
         service.wait(case.workload)
     if case.meanwhile:
-        path = token_kubeconfig(service.lab, service.namespace, EVERYTHING, folder, server=proxy.url)
+        words = ["--kubeconfig", str(through(service, proxy, folder)), *words]
         meanwhile(service, proxy)
-        words = ["--kubeconfig", str(path), *words]
     try:
         said, code = service.lab.kubectl(*words).strip(), 0
     except LabError as error:
@@ -83,9 +86,7 @@ def by_us(service: KubeService, case: Case, proxy: FaultProxy, folder: Path) -> 
     if case.undo_first:
         assert service.run().outcome == "done"
     if case.meanwhile:
-        service.kubeconfig = token_kubeconfig(
-            service.lab, service.namespace, EVERYTHING, folder, server=proxy.url, cluster_rules=NODES
-        )
+        service.kubeconfig = through(service, proxy, folder)
         meanwhile(service, proxy)
     before = service.objects()
     ended = service.run(to=case.to)
@@ -107,6 +108,16 @@ def why(ended: Ended) -> str:
     found = [words for part, words in known.items() if part in ended.message]
     assert len(found) == (ended.outcome not in {"done", "already"}), ended
     return f": {found[0]}" if found else ""
+
+
+def through(service: KubeService, proxy: FaultProxy, folder: Path) -> Path:
+    """Return a kubeconfig that leads through the proxy. kubectl shows its token to nobody but by TLS."""
+    path = token_kubeconfig(service.lab, service.namespace, EVERYTHING, folder, server=proxy.url, cluster_rules=NODES)
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    authority = base64.b64encode((folder / "ca.crt").read_bytes()).decode()
+    settings["clusters"][0]["cluster"]["certificate-authority-data"] = authority
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return path
 
 
 def meanwhile(service: KubeService, proxy: FaultProxy) -> None:
@@ -184,8 +195,8 @@ def stateful(service: KubeService) -> None:
 
 def stateful_broken(service: KubeService) -> None:
     good(service, "statefulset/db")
-    service.deploy("statefulset/db", env={"MODE": "crash"}, wait=False)
-    service.until(lambda: service.pods(app="db")[0]["status"]["containerStatuses"][0]["restartCount"] >= 2)
+    service.deploy("statefulset/db", image=f"{service.lab.image(GOOD).rpartition(':')[0]}:none", wait=False)
+    service.until(lambda: pod_failure(service.pods(app="db")[0]))
 
 
 def pod_is(service: KubeService) -> str:
@@ -216,7 +227,7 @@ CASES: dict[str, Case] = {
     "two applications share a label": Case(shared_label),
     "others have annotated it since": Case(annotated, after=notes_are),
     "a StatefulSet": Case(stateful, "statefulset/db"),
-    "a StatefulSet whose bad pod never gets ready": Case(stateful_broken, "statefulset/db", after=pod_is),
+    "a StatefulSet whose bad pod never starts (no image)": Case(stateful_broken, "statefulset/db", after=pod_is),
     "a DaemonSet": Case(daemon, "daemonset/agent"),
     "the older revision does not start (no image)": Case(not_startable, to_revision="1", to="revision:1"),
     "a colleague deploys between read and write": Case(two, meanwhile=True),
@@ -241,8 +252,10 @@ def write(name: str, row: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_each_does_is_what_the_page_says(lab_cluster: Cluster, admin: Client, tmp_path: Path, name: str) -> None:
+    identity = Keys(tmp_path).make("proxy", "proxy", ["127.0.0.1"])
+
     def measure(put_back: Callable[[KubeService, Case, FaultProxy, Path], str]) -> str:
-        proxy = FaultProxy(lab_cluster.server, certificate_authority(lab_cluster))
+        proxy = FaultProxy(lab_cluster.server, certificate_authority(lab_cluster), identity=identity)
         with fresh_namespace(admin, "undo") as namespace, proxy:
             service = KubeService(lab_cluster, admin, namespace)
             CASES[name].make(service)

@@ -12,7 +12,7 @@ from testinfra.host import Host
 from lab.kubernetes.proof import Drill
 from lab.sample import proof
 
-NAME = "rental-api"
+NAME = "order-service"
 
 
 def killed(kube: Drill) -> str:
@@ -30,14 +30,15 @@ def test_the_first_controller_was_killed_in_the_middle(kube: Drill) -> None:
     assert record["controller"] == "first-controller"
     assert record["outcome"] == "interrupted"
     assert [phase["name"] for phase in record["phases"]][-1] == "rollback"
-    template = kube.seen("killed")["objects"][f"deployment/{NAME}"]["spec"]["template"]
-    assert template["spec"]["containers"][0]["image"] == "lab.local/shop:1.4.0"
+    spec = kube.seen("killed")["objects"][f"deployment/{NAME}"]["spec"]
+    assert spec["replicas"] == 0
+    assert spec["template"]["spec"]["containers"][0]["image"] == "lab.local/shop:1.5.0-errors"
 
 
 def test_another_one_ended_the_same_run(kube: Drill, drill: proof.Drill) -> None:
     record = next(one for one in drill.records() if one["run"] == killed(kube))
     assert record["controller"] != "first-controller"
-    assert record["services"][NAME]["outcome"] in {"done", "already"}
+    assert (record["services"][NAME]["outcome"], record["reason"]) == ("done", "the first controller is gone")
 
 
 def test_users_have_the_good_release_again(kube: Drill, host: Host) -> None:
@@ -47,8 +48,19 @@ def test_users_have_the_good_release_again(kube: Drill, host: Host) -> None:
         assert "X-Version: 1.4.0" in said, said
 
 
+def test_there_are_as_many_pods_as_before_which_only_the_object_itself_knew(kube: Drill, host: Host) -> None:
+    ready = host.check_output(
+        "kubectl --namespace %s get deployment %s --output 'jsonpath={.spec.replicas} {.status.readyReplicas}'",
+        kube.namespace,
+        NAME,
+    )
+    assert ready == "2 2"
+    good, now = (one[f"deployment/{NAME}"]["metadata"] for one in (kube.seen("good")["objects"], kube.objects()))
+    assert set(now["annotations"]) == set(good["annotations"])
+
+
 def test_there_was_one_rollout(kube: Drill) -> None:
-    assert kube.history(f"deployment/{NAME}") == ["1", "2", "3"]
+    assert kube.history(f"deployment/{NAME}") == ["2", "3"]  # the first is the third again
 
 
 def test_the_lease_was_taken_over_and_given_back(kube: Drill) -> None:

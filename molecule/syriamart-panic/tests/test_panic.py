@@ -7,6 +7,7 @@ import pytest
 from testinfra.host import Host
 
 from lab.kubernetes.proof import Drill
+from lab.kubernetes.scenes import BAD_SETTINGS, SETTINGS
 from lab.sample import proof
 
 SERVICES = ("user-service", "catalog-service", "order-service", "payment-service")
@@ -36,6 +37,13 @@ def test_the_canary_is_stopped_and_the_bad_green_stays(kube: Drill) -> None:
     assert green["template"]["spec"]["containers"][0]["image"] == "lab.local/shop:1.5.0-errors"
 
 
+def test_the_settings_are_those_of_old_and_pods_have_read_them(kube: Drill) -> None:
+    name = "configmap/user-service-config"
+    assert kube.seen("bad")["objects"][name]["data"] == BAD_SETTINGS
+    assert kube.objects()[name] == kube.seen("good")["objects"][name]
+    assert kube.ask("user-service")["settings"] == SETTINGS
+
+
 def test_it_took_less_than_two_minutes(drill: proof.Drill) -> None:
     record = next(one for one in drill.records() if one["kind"] == "panic")
     assert record["budget_seconds"] == BUDGET_SECONDS
@@ -52,6 +60,7 @@ def test_each_service_was_changed_once_and_nothing_was_left_undone(drill: proof.
         ("canary", "changed"),
         ("catalog-service", "changed"),
         ("order-service", "changed"),
+        ("settings", "changed"),
         ("user-service", "changed"),
     ]
 

@@ -389,10 +389,14 @@ class TemplateDriver(WayDriver):
         if not waiting:
             return
         failpoint("rollback_kubernetes.give_back.before")
-        self.client.each(
+        given = self.client.each(
             lambda w: self.change(w.path, str(w), lambda item: patch(w, item), lambda _item: True), waiting
         )
         failpoint("rollback_kubernetes.give_back.after")
+        # Another strategy is another generation: until its controller has seen that, the rollout does not read as over.
+        unseen = {w: item for w, item in zip(waiting, given) if str(w) not in paused}
+        if unseen:
+            await_rollout(self.client, unseen, self._left)
 
     # -- what users get ----------------------------------------------------------------------------------------------
 

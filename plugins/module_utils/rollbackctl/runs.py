@@ -38,6 +38,7 @@ RUN_ARGUMENTS: dict[str, Any] = {
     "message": {"type": "str", "default": ""},
 }
 # Kinds whose success is not that a component changed.
+CHANGING_KINDS = ("rollback", "undo", "panic", "shutdown")
 LOOKS_LIKE_NO_CHANGE = ("checkpoint", "adopt", "finalize", "quarantine")
 
 
@@ -286,7 +287,26 @@ def finish_run(
         result.update(
             vars(Ending(outcome.UNKNOWN, f"{message} {error.message}".strip(), f"rollbackctl resume {identity}"))
         )
+    except RollbackError as error:
+        if getattr(error, "status", 0) not in (401, 403) or run["kind"] not in CHANGING_KINDS:
+            raise
+        result.update(vars(_locked_out(run, message, error)))
     return result
+
+
+def _locked_out(run: Mapping[str, Any], message: str, error: RollbackError) -> Ending:
+    """Return the outcome of a run whose credentials the API server no longer takes: nothing could be read back, and
+    every object is whole all the same."""
+    if not run.get("busy"):  # it never came to a plan that changes something
+        return Ending(outcome.REFUSED, f"{message} {error.message}".strip(), error.next_step)
+    what = "Log in to the cluster again" if getattr(error, "status", 0) == 401 else "Ask for the missing right"
+    stopped = " It may be stopped, behind its closed fence." if run.get("fenced") else ""
+    return Ending(
+        outcome.RESUMABLE,
+        f"{message} How the service is could not be read: {error.message} Each of its components is as it was, as it "
+        f"is to be, or on its way there.{stopped}".strip(),
+        f"{what}, then: rollbackctl resume {run['id']}",
+    )
 
 
 def _decide(

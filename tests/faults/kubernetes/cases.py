@@ -32,10 +32,7 @@ class Case:
     def spoil(self) -> None:
         """Break the service, as the bad release did."""
         if self.word() == outside.NEW:
-            if self.scene.spoil is None:
-                self.take_back(self.stage.last)
-            else:
-                self.scene.spoil(self.service)
+            self.stage.spoil()
         assert self.word() == outside.OLD
 
     def run(self, **how: Any) -> Run:
@@ -62,7 +59,7 @@ class Case:
         except Died as died:
             return died
         assert ending["outcome"] in {"done", "already"}, ending
-        self.stage.last = str(run.run["id"])
+        self.stage.ended(str(run.run["id"]))
         return None
 
     def after(self, died: Died) -> dict[str, str]:
@@ -123,7 +120,7 @@ class Case:
             self.ended_as(outside.OLD)
         else:
             self.ended_as(outside.NEW)
-            self.stage.last = run
+            self.stage.ended(run)
         return str(ending["outcome"])
 
     def ended_as(self, word: str) -> None:

@@ -45,17 +45,19 @@ class Scene:
     """One way of being broken and of being put back.
 
     components: (role, options), in the level's order. make: the good service. spoil: what the bad release does to it;
-    without one what is made is the bad one, and it is come back to by taking the last run back.
-    inherent: the target follows from what the component is, no checkpoint is needed. counts: how many pods there are
-    is what is put back, and not only something that is given back at the end. settings: what users are told when it
-    is good. serves: whether users are served when it is good.
-    long: passes no failpoint that no other passes, so it has its turn when there is time. lends: fields that are somebody's for as long as the fence is closed.
+    without one what is made is the bad one, and it is come back to by taking the last run back. undoes: what is
+    examined is taking a run back. inherent: the target follows from what the component is, no checkpoint is needed.
+    counts: how many pods there are is what is put back, and not only something that is given back at the end.
+    settings: what users are told when it is good. serves: whether users are served when it is good. long: passes no
+    failpoint that no other scene passes, so it has its turn when there is time. lends: fields that are somebody's for
+    as long as the fence is closed.
     """
 
     name: str
     components: Components
     make: Callable[[KubeService], None]
     spoil: Callable[[KubeService], None] | None
+    undoes: bool = False
     inherent: bool = False
     counts: bool = False
     settings: Mapping[str, str] | None = None
@@ -163,80 +165,92 @@ READS = {**API, "config": "settings"}
 DATA = {"name": "database", "key": "rows", "map": "database", "needs_fence": True}
 STOP = {"name": "traffic", "workloads": ["deployment/api"], "cronjobs": ["nightly"], "timeout": 60.0}
 GOOD_SETTINGS = {**SETTINGS, "SHOP_KEY": "good"}
-SCENES = tuple(
-    scene
-    for scene in (
-        Scene("undo", [("rollback_kubernetes", API)], _simple, _new_version, long=True),
-        Scene("fast", [("rollback_kubernetes", {**API, "strategy": "fast"})], _simple, _new_version),
-        Scene("recreate", [("rollback_kubernetes", {**API, "strategy": "recreate"})], _simple, _new_version),
-        Scene(
-            "blue green",
-            [
-                (
-                    "rollback_kubernetes",
-                    {**API, "workloads": ["deployment/blue", "deployment/green"], "strategy": "blue_green"},
-                )
-            ],
-            _two_colours,
-            _switch,
-        ),
-        Scene(
-            "canary",
-            [
-                (
-                    "rollback_kubernetes",
-                    {"name": "canary", "workloads": ["deployment/canary"], "strategy": "canary_stop"},
-                )
-            ],
-            _with_canary,
-            _start_canary,
-            inherent=True,
-            counts=True,
-        ),
-        Scene(
-            "configuration",
-            [("restore_kubernetes_config", CONFIG), ("rollback_kubernetes", READS)],
-            _configured,
-            _configure_badly,
-            settings=GOOD_SETTINGS,
-        ),
-        Scene(
-            "configuration, copies",
-            [("restore_kubernetes_config", {**CONFIG, "mode": "versioned"}), ("rollback_kubernetes", READS)],
-            _configured,
-            _configure_badly,
-            settings=GOOD_SETTINGS,
-        ),
-        Scene(
-            "fence",
-            [("mapdata", DATA), ("stop_kubernetes", {**STOP, "fence": True}), ("rollback_kubernetes", API)],
-            _with_data_and_more,
-            _migrate_badly,
-        ),
-        Scene(
-            "fence, service",
-            [
-                ("mapdata", DATA),
-                ("stop_kubernetes", {"name": "traffic", "by": "service", "service": "api", "fence": True}),
-                ("rollback_kubernetes", {"name": "api", "workloads": ["deployment/api"], "timeout": 60.0}),
-            ],
-            _with_data,
-            _migrate_badly,
-            lends=("selector",),
-            long=True,
-        ),
-        Scene(
-            "shutdown",
-            [("shutdown_kubernetes", STOP)],
-            _scaled,
-            None,
-            inherent=True,
-            counts=True,
-            serves=False,
-        ),
-    )
-    if {role for role, _ in scene.components} <= {*DRIVERS} and (THOROUGH or not scene.long)
+ALL_SCENES = (
+    Scene("undo", [("rollback_kubernetes", API)], _simple, _new_version, long=True),
+    Scene("fast", [("rollback_kubernetes", {**API, "strategy": "fast"})], _simple, _new_version),
+    Scene("recreate", [("rollback_kubernetes", {**API, "strategy": "recreate"})], _simple, _new_version),
+    Scene(
+        "blue green",
+        [
+            (
+                "rollback_kubernetes",
+                {**API, "workloads": ["deployment/blue", "deployment/green"], "strategy": "blue_green"},
+            )
+        ],
+        _two_colours,
+        _switch,
+    ),
+    Scene(
+        "canary",
+        [
+            (
+                "rollback_kubernetes",
+                {"name": "canary", "workloads": ["deployment/canary"], "strategy": "canary_stop"},
+            )
+        ],
+        _with_canary,
+        _start_canary,
+        inherent=True,
+        counts=True,
+    ),
+    Scene(
+        "configuration",
+        [("restore_kubernetes_config", CONFIG), ("rollback_kubernetes", READS)],
+        _configured,
+        _configure_badly,
+        settings=GOOD_SETTINGS,
+    ),
+    Scene(
+        "configuration, copies",
+        [("restore_kubernetes_config", {**CONFIG, "mode": "versioned"}), ("rollback_kubernetes", READS)],
+        _configured,
+        _configure_badly,
+        settings=GOOD_SETTINGS,
+    ),
+    Scene(
+        "fence",
+        [("mapdata", DATA), ("stop_kubernetes", {**STOP, "fence": True}), ("rollback_kubernetes", API)],
+        _with_data_and_more,
+        _migrate_badly,
+    ),
+    Scene(
+        "fence, service",
+        [
+            ("mapdata", DATA),
+            ("stop_kubernetes", {"name": "traffic", "by": "service", "service": "api", "fence": True}),
+            ("rollback_kubernetes", {"name": "api", "workloads": ["deployment/api"], "timeout": 60.0}),
+        ],
+        _with_data,
+        _migrate_badly,
+        lends=("selector",),
+        long=True,
+    ),
+    Scene(
+        "shutdown",
+        [("shutdown_kubernetes", STOP)],
+        _scaled,
+        None,
+        inherent=True,
+        counts=True,
+        serves=False,
+    ),
+    Scene(
+        "traffic again",
+        [("shutdown_kubernetes", STOP)],
+        _scaled,
+        None,
+        undoes=True,
+        inherent=True,
+        counts=True,
+    ),
 )
+# What has its turn in this run of the tests.
+SCENES = tuple(scene for scene in ALL_SCENES if THOROUGH or not scene.long)
+
+
+def scene_called(name: str) -> Scene:
+    """Return a scene by its name."""
+    return next(scene for scene in ALL_SCENES if scene.name == name)
 
 
 class Stage:
@@ -245,19 +259,16 @@ class Stage:
     def __init__(self, scene: Scene, service: KubeService, trace: Path) -> None:
         """Make the good service, break it, and put it back once."""
         self.scene, self.service = scene, service
+        self.last = ""  # the run that can be taken back
         scene.make(service)
         good = outside.read(service)
         if not scene.inherent:
-            ending = self.run(kind="checkpoint").go()
-            assert ending["outcome"] == "done", ending
-        if scene.spoil is not None:
-            scene.spoil(service)
+            self.must(kind="checkpoint")
+        if scene.spoil is not None or scene.undoes:
+            self.spoil()
         self.old = outside.read(service)
         trace.mkdir()
-        run = self.run(trace=trace)
-        ending = run.go()
-        assert ending["outcome"] == "done", ending
-        self.last = str(run.run["id"])  # that went well
+        self.ended(self.must(trace=trace))
         self.new = outside.read(service)
         self.passed = list(dict.fromkeys(name for _phase, name in passed(trace)))
         if not scene.inherent and "copies" not in scene.name:
@@ -265,7 +276,30 @@ class Stage:
 
     def run(self, **how: Any) -> Run:
         """Return a run of this service; see harness.Run."""
+        if self.scene.undoes and "kind" not in how:
+            how = {**how, "kind": "undo", "named": how.get("named") or self.last}
         return Run(self.profile, **how)
+
+    def must(self, **how: Any) -> str:
+        """Do a run that must go well; return its id."""
+        run = self.run(**how)
+        ending = run.go()
+        assert ending["outcome"] == "done", ending
+        return str(run.run["id"])
+
+    def ended(self, run: str) -> None:
+        """Remember the run that put the service back."""
+        if not self.scene.undoes:
+            self.last = run
+
+    def spoil(self) -> None:
+        """Break the service, as the bad release did."""
+        if self.scene.undoes:
+            self.last = self.must(kind="rollback")
+        elif self.scene.spoil is None:
+            self.must(kind="undo", named=self.last)
+        else:
+            self.scene.spoil(self.service)
 
     @property
     def profile(self) -> dict[str, Any]:
