@@ -33,7 +33,9 @@ def deployment(
         "image": f"{REPOSITORY}:{version}",
         "imagePullPolicy": "IfNotPresent",
         "ports": [{"name": "http", "containerPort": 8080}],
-        "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 1},
+        # A pod that is slow goes on being asked.
+        "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 1, "timeoutSeconds": 5},
+        "env": [{"name": "SLOW_MS", "value": "1500"}],
         "resources": SMALL,
         "envFrom": list(env_from),
     }

@@ -8,6 +8,7 @@ start. That the playbooks themselves behave so is proven by test_whole_runs.py.
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import json
 import os
 import select
@@ -100,6 +101,7 @@ def call(
 def _be_module(work: Callable[[], Answer], pipe: int, failpoint: str, trace: Path | None) -> None:
     """Be the child: never return."""
     try:
+        faulthandler.dump_traceback_later(SAFETY_SECONDS - 10.0, file=sys.__stderr__ or sys.stderr)  # where it hangs
         os.setsid()
         for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)

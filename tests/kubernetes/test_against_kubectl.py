@@ -261,8 +261,10 @@ def test_what_each_does_is_what_the_page_says(lab_cluster: Cluster, admin: Clien
             CASES[name].make(service)
             return put_back(service, CASES[name], proxy, tmp_path)
 
-    with ThreadPoolExecutor(2) as pool:  # each mostly waits for its pods
-        theirs, ours = pool.map(measure, (by_kubectl, by_us))
+    with ThreadPoolExecutor(1) as pool:  # each mostly waits for its pods; a run wants to be in the main thread
+        beside = pool.submit(measure, by_kubectl)
+        ours = measure(by_us)
+        theirs = beside.result()
     row = f"| {name} | {theirs} | {ours} |"
     if os.environ.get(WRITE):
         write(name, row)

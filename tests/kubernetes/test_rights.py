@@ -175,13 +175,18 @@ def ready(lab_cluster: Cluster, admin: Client) -> Iterator[KubeService]:
         service.serve("colours", {"app": "api", "version": "blue"})
         for workload in ("daemonset/agent", "deployment/green"):
             service.wait(workload)
-        assert service.run(to="version:9.9.9", components=[{"name": "api"}]).outcome == "refused"
-        assert service.admin.find(lease(service)) is not None, "which a first run makes, and every later one updates"
+        make_lease(service)
         yield service
 
 
 def lease(service: KubeService) -> str:
     return f"/apis/coordination.k8s.io/v1/namespaces/{service.namespace}/leases/rollbackctl-shop"
+
+
+def make_lease(service: KubeService) -> None:
+    """Have a first run make the Lease, which every later one updates."""
+    assert service.run(to="version:9.9.9", components=[{"name": "api"}]).outcome == "refused"
+    assert service.admin.find(lease(service)) is not None
 
 
 @pytest.mark.parametrize(("plan", "verb", "resource"), RIGHTS)
@@ -201,6 +206,8 @@ def test_without_a_right_that_it_needs_a_run_is_refused_and_names_it(
     assert verb in ended.message, ended.message
     assert bare in ended.message, ended.message
     assert service.objects() == before
+    if service.admin.find(lease(service)) is None:
+        make_lease(ready)
 
 
 def test_every_right_of_level_1_is_one_that_is_needed_or_one_that_has_its_reason() -> None:

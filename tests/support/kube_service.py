@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ansible.module_utils.rollbackctl import kube_registry
+from ansible.module_utils.rollbackctl.errors import RollbackError
 from ansible.module_utils.rollbackctl.kube_client import Client, KubeError
 from ansible.module_utils.rollbackctl.kube_objects import KINDS
 from ansible.module_utils.rollbackctl.kube_rollout import progress
@@ -295,6 +296,18 @@ class _Run(Run):
         self.run["to"] = dict(self.to)
         answer = super()._phase(phase)
         self.answers[phase] = answer
+        return answer
+
+    def _module(self, phase: str, work: Callable[[], Answer]) -> Answer:
+        """Do a phase in this process, unless it is to be killed: a fork of a process with threads may stand still."""
+        if self.failpoint:
+            return super()._module(phase, work)
+        self.before.pop(phase, lambda: None)()
+        self.phases.append(phase)
+        try:
+            answer: Answer = json.loads(json.dumps(work()))
+        except RollbackError as error:
+            return {"failed": True, "msg": error.message, "next_step": error.next_step}
         return answer
 
     @property

@@ -15,7 +15,7 @@ WORKLOAD = f"deployment/{NAME}"
 def test_it_was_really_broken(kube: Drill) -> None:
     bad = kube.seen("bad")["objects"][WORKLOAD]["spec"]
     assert bad["paused"] is True
-    assert bad["template"]["spec"]["containers"][0]["image"] == "lab.local/shop:1.5.0-crash"
+    assert bad["template"]["spec"]["containers"][0]["image"] == "lab.local/shop:1.5.0-notready"
 
 
 def test_users_have_the_good_release(kube: Drill, host: Host) -> None:
@@ -35,10 +35,10 @@ def test_the_rollout_goes_on_and_is_over(kube: Drill, host: Host) -> None:
     assert "paused" not in kube.objects()[WORKLOAD]["spec"]
     said = host.check_output("kubectl --namespace %s rollout status %s --watch=false", kube.namespace, WORKLOAD)
     assert "successfully rolled out" in said
-    crashed = host.check_output(
+    images = host.check_output(
         "kubectl --namespace %s get pods --output 'jsonpath={.items[*].spec.containers[*].image}'", kube.namespace
     )
-    assert set(crashed.split()) == {"lab.local/shop:1.4.0"}
+    assert set(images.split()) == {"lab.local/shop:1.4.0"}
 
 
 def test_nothing_but_the_template_and_its_cause_was_touched(kube: Drill) -> None:
