@@ -35,7 +35,7 @@ from ansible.module_utils.rollbackctl.controller import (  # noqa: E402
 )
 from ansible.module_utils.rollbackctl.errors import RollbackError  # noqa: E402
 from ansible.module_utils.rollbackctl.registry import DRIVERS  # noqa: E402
-from ansible.module_utils.rollbackctl.store import host_name  # noqa: E402
+from ansible.module_utils.rollbackctl.store import KINDS, host_name  # noqa: E402
 
 
 class ActionModule(RollbackAction):
@@ -105,7 +105,7 @@ class ActionModule(RollbackAction):
             wrong.append(f"rollback_state.kind kubernetes cannot be used here: {KUBERNETES_PROBLEM}")
         for role in self.run_roles():
             wanted = DRIVERS[role].store_kind if role in DRIVERS else KUBERNETES
-            if self.variable(role) and wanted != state.get("kind"):
+            if self.variable(role) and state.get("kind") in KINDS and wanted != state["kind"]:
                 wrong.append(f"{role} needs rollback_state.kind {wanted}; this service's is {state.get('kind')}")
         return wrong
 

@@ -31,7 +31,7 @@ def test_a_host_without_the_marker_file(bench: Bench) -> None:
 def test_a_state_store_of_another_kind(bench: Bench) -> None:
     hosts = bench.profile("store", rollback_state={"kind": "postgresql", "path": "/var/lib/rollbackctl"})
     ran = bench.play(LEVEL3, hosts=hosts, rollback_reason="x")
-    refused(bench, ran, "must be one of: directory, got: postgresql found in rollback_state")
+    refused(bench, ran, "must be one of: directory, kubernetes, got: postgresql found in rollback_state")
 
 
 def test_a_state_store_that_cannot_be_written(bench: Bench) -> None:
