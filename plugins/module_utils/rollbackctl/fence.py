@@ -148,7 +148,8 @@ def arm_watchdog(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
     connection and this module; its options, secrets included, are in its memory only. For a service in Kubernetes this
     host is the controller's; the parent-death signal of its worker is not inherited, prctl(2).
     """
-    child = os.fork()
+    with work.store.still():
+        child = os.fork()
     if child:
         os.waitpid(child, 0)
         return

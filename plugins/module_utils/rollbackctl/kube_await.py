@@ -111,18 +111,19 @@ class _Watch:
 
     def _look_at(self, workload: Workload, item: Mapping[str, Any], pod: dict[str, Any]) -> None:
         """Give up when this pod of the new version will not start, or this one of the old version never goes."""
-        failure, uid = pod_failure(pod), str(pod["metadata"]["uid"])
+        failure, uid = pod_failure(pod, pulling=True), str(pod["metadata"]["uid"])
         waits = waits_in_order(workload.kind, item) and not is_ready(pod)
-        if not failure and not waits:
+        soon = FAILURE_LASTS_SECONDS if may_pass(pod) else 0.0
+        failing = self._lasts(f"{uid} failing", soon, now=bool(failure))
+        waiting = self._lasts(f"{uid} waiting", OLD_POD_SECONDS, now=waits)
+        if not failing and not waiting:
             return
         origin, wanted = self.origins.of(pod), self.origins.of_item(item)
         if origin is None or origin.uid != wanted.uid:
             return
-        if origin == wanted:
-            lasts = FAILURE_LASTS_SECONDS if may_pass(pod) else 0.0
-            if self._lasts(f"{uid} {failure}", lasts, now=bool(failure)):
-                raise StepFailed(f"{workload} will not roll out: {failure}.{last_words(self.client, pod)}")
-        elif waits and self._lasts(f"{uid} old", 0.0 if failure else OLD_POD_SECONDS, now=True):
+        if origin == wanted and failing:
+            raise StepFailed(f"{workload} will not roll out: {failure}.{last_words(self.client, pod)}")
+        if origin != wanted and waits:
             name = pod["metadata"]["name"]
             remove = f"kubectl --namespace {self.namespace} delete pod {name}"
             raise AwaitingSomebody(

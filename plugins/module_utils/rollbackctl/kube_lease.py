@@ -18,7 +18,7 @@ import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Callable
@@ -94,6 +94,11 @@ class LeaseStore(Store):
         if lease is None or lease.run != run or _is_alive_here(lease):
             return 0.0
         return max(0.0, self.lease_ends_in(lease)) + 1.0
+
+    def still(self) -> AbstractContextManager[Any]:
+        """Wait until the step's heart does not beat, and keep it from that: who is forked while another thread speaks
+        TLS may inherit a lock that nobody will ever open."""
+        return self._guard
 
     # -- lock --------------------------------------------------------------------------------------------------------
 

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# A container in one of these will not start by waiting. ErrImagePull becomes ImagePullBackOff after the first try.
+# A container in one of these will not start by waiting.
 HOPELESS = frozenset({"ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"})
 # Nor in one of these, once it has lasted: what is missing may be made just now, a runtime may be busy.
 STUCK = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+# The first try to get the image failed. The next one is seconds away, and makes ImagePullBackOff of it.
+PULLING = "ErrImagePull"
 CRASH = "CrashLoopBackOff"
 # A program may fail at first because what it needs was just being restarted.
 CRASHES = 2
@@ -100,13 +102,16 @@ def waits_in_order(kind: str, item: Mapping[str, Any]) -> bool:
     return kind == "statefulset" and item["spec"].get("podManagementPolicy", "OrderedReady") == "OrderedReady"
 
 
-def pod_failure(pod: Mapping[str, Any]) -> str:
-    """Return why a pod will not become ready by waiting; empty while it may."""
+def pod_failure(pod: Mapping[str, Any], *, pulling: bool = False) -> str:
+    """Return why a pod will not become ready by waiting; empty while it may.
+
+    :param pulling: that an image could not be pulled is one such reason; see may_pass.
+    """
     for container in container_statuses(pod):
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason = str(waiting.get("reason") or "")
         crashed = reason == CRASH and int(container.get("restartCount") or 0) >= CRASHES
-        if reason in HOPELESS or reason in STUCK or crashed:
+        if reason in HOPELESS or reason in STUCK or crashed or (pulling and reason == PULLING):
             last = ((container.get("lastState") or {}).get("terminated") or {}).get("exitCode")
             ended = f", it ended with {last}" if last is not None else ""
             message = f": {waiting['message']}" if waiting.get("message") and not crashed else ""
@@ -119,7 +124,7 @@ def may_pass(pod: Mapping[str, Any]) -> bool:
     reasons = {
         str(((one.get("state") or {}).get("waiting") or {}).get("reason") or "") for one in container_statuses(pod)
     }
-    return bool(reasons & STUCK) and not reasons & HOPELESS
+    return bool(reasons & {*STUCK, PULLING}) and not reasons & HOPELESS
 
 
 def container_statuses(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:

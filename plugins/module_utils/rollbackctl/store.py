@@ -100,6 +100,10 @@ class Store(ABC):
         a step is a process that lives: whoever resumes is told so at once."""
         return 0.0
 
+    def still(self) -> AbstractContextManager[Any]:
+        """Keep this process's other threads from using what a fork would share, such as a library's locks."""
+        return nullcontext()
+
     def inherited(self, run: str) -> AbstractContextManager[None]:  # noqa: ARG002 - the lock is all that is needed
         """Work for a run whose lease has ended, as its watchdog; call it locked. In a directory nobody else can, while
         this process holds the lock.

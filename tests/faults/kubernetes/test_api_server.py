@@ -17,7 +17,8 @@ from tests.faults.kubernetes import outside
 from tests.faults.kubernetes.cases import Case
 from tests.faults.kubernetes.scenes import Bench, Stage, scene_called
 from tests.faults.shop import wait_for
-from tests.support.second_api import SecondApiServer
+from tests.support.hosts import Worker
+from tests.support.second_api import START_SECONDS, SecondApiServer
 
 Table = list[tuple[str, ...]]
 PHASES = ("preflight", "plan", "stage", "rollback", "verify", "resume", "finish")
@@ -43,22 +44,21 @@ class Outage:
     def __init__(self, server: SecondApiServer, seconds: float) -> None:
         self.server, self.seconds = server, seconds
         self.began = 0.0
-        self._thread: threading.Thread | None = None
+        self._worker: Worker | None = None
 
     def begin(self) -> None:
         self.began = time.monotonic()
         self.server.kill()
-        self._thread = threading.Thread(target=self._end)
-        self._thread.start()
+        self._worker = Worker(self._end)  # no thread: see far_proxy.py
 
-    def _end(self) -> None:
+    def _end(self, _me: Worker) -> None:
         time.sleep(self.seconds)
         self.server.start()
 
     def over(self) -> None:
         """Wait until the API server is there again."""
-        assert self._thread is not None, "the run never came to the place"
-        self._thread.join()
+        assert self._worker is not None, "the run never came to the place"
+        self._worker.result(START_SECONDS)
 
 
 def check(case: Case, run: str, ending: dict[str, str], outage: Outage) -> tuple[str, str]:

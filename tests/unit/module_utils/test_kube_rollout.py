@@ -131,7 +131,7 @@ def waiting(reason: str, *, restarts: int = 0, field: str = "containerStatuses")
     ("reason", "restarts", "hopeless", "passes"),
     [
         ("ContainerCreating", 0, False, False),
-        ("ErrImagePull", 0, False, False),
+        ("ErrImagePull", 0, False, True),
         ("ImagePullBackOff", 0, True, False),
         ("ErrImageNeverPull", 0, True, False),
         ("InvalidImageName", 0, True, False),
@@ -146,6 +146,11 @@ def test_what_waiting_does_not_help(reason: str, restarts: int, hopeless: bool, 
         pod = waiting(reason, restarts=restarts, field=field)
         assert bool(pod_failure(pod)) is hopeless
         assert may_pass(pod) is passes
+
+
+def test_an_image_that_could_not_be_pulled_is_a_failure_for_those_who_ask() -> None:
+    assert pod_failure(waiting("ErrImagePull")) == ""
+    assert pod_failure(waiting("ErrImagePull"), pulling=True).startswith("pod db-1, container shop: ErrImagePull")
 
 
 def test_a_pod_on_its_way_out_is_not_ready() -> None:
