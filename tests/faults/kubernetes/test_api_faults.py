@@ -225,9 +225,11 @@ def test_a_conflict_is_read_again(case: Case, proxy: FarProxy) -> None:
     """K2: somebody annotates the workload between read and write; nothing of that is lost."""
     path = case.service.path("deployment/api")
     note = {"metadata": {"annotations": {"example.com/touched": new_id("x")}}}
-    proxy.serve(
-        Fault(DEPLOYMENTS, "PATCH", times=2, call=lambda _request: case.service.admin.merge_patch(path, note) and None)
-    )
+
+    def touch(_request: Request) -> None:
+        case.service.admin.merge_patch(path, note)
+
+    proxy.serve(Fault(DEPLOYMENTS, "PATCH", times=2, call=touch))
     run = case.run()
     finished(case, run, run.go())
     notes = case.service.get()["metadata"]["annotations"]
