@@ -46,6 +46,7 @@ LEVEL1 = Path(__file__).resolve().parents[3] / "roles/rollback_kubernetes/files/
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 # A change, not one that is only tried (dryRun=All).
 DEPLOYMENTS = r"/deployments/[a-z]+$"
+WRITTEN = r"^[^?]*$"
 BUSY = ((500, ""), (502, ""), (503, ""), (504, ""), (429, "1"), (503, "1"))
 
 
@@ -173,7 +174,7 @@ def test_each_write_is_applied_once_also_when_its_answer_is_lost(
 
     class EveryOther(Fault):
         def takes(self, request: Request) -> bool:
-            if request.method == "GET" or request.path.endswith("selfsubjectaccessreviews"):
+            if request.method == "GET" or re.search("selfsubjectaccessreviews|dryRun=All", request.path):
                 return False
             self.met += 1
             return self.met % 2 == first
@@ -238,7 +239,7 @@ def test_a_conflict_is_read_again(case: Case, proxy: FarProxy) -> None:
 
 def test_a_409_alone_is_no_reason_to_stop(case: Case, proxy: FarProxy) -> None:
     """K2."""
-    proxy.serve(Every("", "PUT|PATCH", skip=2, status=409))
+    proxy.serve(Every(WRITTEN, "PUT|PATCH", skip=2, status=409))
     run = case.run()
     finished(case, run, run.go())
     assert events(case, run) == USUAL
@@ -603,7 +604,7 @@ def test_check_mode_only_looks(case: Case, kube_bench: Bench, root: Path, tmp_pa
     done = subprocess.run(argv, cwd=root, env=env, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stdout
     assert service.objects() == before
-    asked = [entry for entry in kube_bench.lab.audit() if entry["user"]["username"] == user]
+    asked = [entry for entry in kube_bench.lab.audit() if entry["user"].get("username") == user]
     verbs = {(entry["verb"], entry["objectRef"]["resource"]) for entry in asked if "objectRef" in entry}
     assert ("get", "configmaps") in verbs or ("list", "configmaps") in verbs
     wrong = {one for one in verbs if one[0] not in {"get", "list", "watch"}}
