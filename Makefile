@@ -16,7 +16,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export ANSIBLE_NOCOWS := 1
 
-PYTEST := $(BIN)/pytest
+# Tests mostly wait for pods, leases and deadlines, so one process more than there are cores; ARGS='-n 0' for one.
+WORKERS ?= $(shell cores=$$(nproc); echo $$(( cores < 3 ? cores + 1 : 4 )))
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: help deps demo test lint fmt unit drills refusals faults bench lab lab-down lab-programs clean
 
@@ -56,7 +58,7 @@ refusals: deps lab-programs ## runs that must be refused with nothing changed
 	@$(PYTEST) tests/refusals $(ARGS)
 
 faults: deps lab-programs ## kill it at every failpoint, 1,000 times at random, fill the disk; the long way, prints the table
-	@FAULTS_THOROUGH=1 FAULTS_KILLS=1000 $(PYTEST) tests/faults -s $(ARGS)
+	@FAULTS_THOROUGH=1 FAULTS_KILLS=1000 $(PYTEST) tests/faults $(ARGS)
 
 bench: deps lab-programs ## measure; ratios are against the baseline in the same run
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)

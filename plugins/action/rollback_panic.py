@@ -22,8 +22,6 @@ from ansible.module_utils.rollbackctl.panic import BUDGET_SECONDS, KIND, Panic, 
 from ansible.module_utils.rollbackctl.store import host_name  # noqa: E402
 from ansible.module_utils.rollbackctl.worker import die_with_the_controller  # noqa: E402
 
-PANIC_FACT = "rollbackctl_panic"
-
 
 class ActionModule(RollbackAction):
     """`rollback_panic:` takes no options; it reads the play's run_roles and the run parameter rollback_environment."""
@@ -73,7 +71,7 @@ class ActionModule(RollbackAction):
             "changed": any(step["status"] == "changed" for step in facts["steps"]),
             "msg": ending["message"] if ending["outcome"] in (outcome.DONE, outcome.ALREADY) else "\n".join(rows),
             "rollbackctl": facts,
-            "ansible_facts": {PANIC_FACT: rows},
+            "rows": rows,
         }
 
     def _refused(self, message: str) -> dict[str, Any]:
@@ -84,5 +82,5 @@ class ActionModule(RollbackAction):
             "failed": True,
             "msg": ending["message"],
             "rollbackctl": facts,
-            "ansible_facts": {PANIC_FACT: lines(name, facts)},
+            "rows": lines(name, facts),
         }

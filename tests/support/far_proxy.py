@@ -21,6 +21,9 @@ from lab.kubernetes.cluster import Cluster
 from tests.support.kube import certificate_authority, proxy_keys
 from tests.support.kube_proxy import Fault, FaultProxy, Request, Seen
 
+# The processes of all proxies: children of this one that are nobody else's business.
+PROCESSES: set[int] = set()
+
 
 class FarProxy(FaultProxy):
     """As FaultProxy, but it spoils what it was told when it was last told to serve; its address stays the same.
@@ -54,6 +57,7 @@ class FarProxy(FaultProxy):
                 self._listener.serve_forever(poll_interval=0.02)
             finally:
                 os._exit(1)
+        PROCESSES.add(self._pid)
 
     def record(self, request: Request, status: int, fault: Fault | None) -> None:
         """Keep what a client got where the tests can read it."""
@@ -74,6 +78,7 @@ class FarProxy(FaultProxy):
         if self._pid:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
+            PROCESSES.discard(self._pid)
             self._pid = 0
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -187,6 +187,11 @@ class Driver(ABC):
     def stable(self) -> Version | str | None:
         """Return the target of a panic that needs no ledger: what follows from the component, or from its profile."""
         return self.inherent()
+
+    def choices(self) -> Sequence[str]:
+        """Return the versions that rollback_to could name, newest first, for people who named none; empty where nobody
+        keeps a history."""
+        return ()
 
     @abstractmethod
     def check(self, live: Version, target: Version) -> Finding:

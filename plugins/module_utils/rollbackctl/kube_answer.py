@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .component import Driver
-from .errors import DeadlineExceeded, Refused
+from .errors import DeadlineExceeded, Refused, StepFailed
 from .kube_client import Client, KubeError, Rule
 from .names import printable
 
@@ -22,6 +22,7 @@ POLL_SECONDS = 0.1
 SHOWN = 60
 IN_A_ROW = 5
 RECORDED_FROM = 10  # answers, when a checkpoint is taken
+STEADY_SECONDS = 10.0  # the same wrong answer for so long will not become the right one
 
 
 def service_rules(namespace: str, service: str, answer: Mapping[str, Any] | None) -> list[Rule]:
@@ -110,23 +111,31 @@ def await_answer(
 
     :param expected: what may be answered; nothing: any version, as long as it is the same each time.
     :return: one line for people.
+    :raises StepFailed: it is another version, and stays that.
     :raises DeadlineExceeded: the time is up; the last answer is shown.
     """
-    deadline = time.monotonic() + seconds
-    wanted, row, last = int(answer.get("in_a_row") or IN_A_ROW), 0, ""
+    began = changed = time.monotonic()
+    wanted, row, last, hoped = int(answer.get("in_a_row") or IN_A_ROW), 0, "", " or ".join(expected)
     while True:
         try:
-            said = ask(client, namespace, service, answer)
+            said, spoke = ask(client, namespace, service, answer), True
         except KubeError as error:
-            said, right = error.message, False
-        else:
-            right = said in expected if expected else row == 0 or said == last
+            said, spoke = error.message, False
+        right = spoke and (said in expected if expected else row == 0 or said == last)
+        now = time.monotonic()
+        changed = changed if spoke and said == last else now
         row, last = (row + 1 if right else 0), said
         if row >= wanted:
             return f"service {service} answered {printable(said[:SHOWN])} {row} times in a row"
-        if time.monotonic() >= deadline:
-            hoped = f", not {' or '.join(expected)}" if expected else ""
-            raise DeadlineExceeded(f"Service {service} answers {printable(last[:SHOWN])}{hoped} after {seconds:.0f} s.")
+        shown = printable(said[:SHOWN] if spoke else said)
+        if not right and now - changed >= STEADY_SECONDS:
+            raise StepFailed(
+                f"Service {service} answers {shown} all the time, not {hoped}, although its pods are made from the "
+                "template that was recorded: something that they read has been changed."
+            )
+        if now - began >= seconds:
+            but = f", not {hoped}," if expected else ""
+            raise DeadlineExceeded(f"Service {service} answers {shown}{but} after {seconds:.0f} s.")
         if not right:
             time.sleep(POLL_SECONDS)
 

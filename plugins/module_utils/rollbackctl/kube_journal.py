@@ -9,6 +9,7 @@ answer is found out by reading back.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from .durable import digest
 from .errors import RollbackError
 from .journal import Journal
 from .kube_client import Client, KubeError
-from .kube_shelf import ATTEMPTS, Shelf, read_shelf
+from .kube_shelf import ATTEMPTS, PAUSE_SECONDS, UNKNOWN, Shelf, read_shelf
 
 TOKEN_NOTE = "rollbackctl.io/token"  # noqa: S105 - a number that grows with each takeover
 COUNT_NOTE = "rollbackctl.io/events"
@@ -56,7 +57,8 @@ class KubeJournal(Journal):
         # What happened in the cluster is compared with it, so it is the cluster's time.
         moment = f"{self.client.server_time():%Y-%m-%dT%H:%M:%SZ}"
         entry: dict[str, Any] = json.loads(json.dumps({"event": event, "at": moment, **facts}))
-        for _attempt in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            time.sleep(attempt * PAUSE_SECONDS)
             events = self.events()
             key = _KEY.format(len(events))
             line = self._line(entry, key)
@@ -111,7 +113,7 @@ class KubeJournal(Journal):
             return True
         if _notes(self._item).get(TOKEN_NOTE) != str(self.token):
             raise RollbackError(OVERTAKEN, "rollbackctl status") from error
-        if error.status not in (0, 409) and _count(self._item) == before:
+        if error.status not in {409, *UNKNOWN} and _count(self._item) == before:
             raise error
         return False
 

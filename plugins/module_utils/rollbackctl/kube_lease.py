@@ -26,12 +26,12 @@ from typing import Any, Callable
 from .durable import now, parse_time
 from .errors import LeaseHeld, RollbackError
 from .kube_client import Client, KubeError
+from .kube_shelf import ATTEMPTS, PAUSE_SECONDS, UNKNOWN
 from .store import Lease, Store, host_name, process_alive
 
 LEASE_NOTE = "rollbackctl.io/lease"
 STEP_NOTE = "rollbackctl.io/step"
 POLL_SECONDS = 0.2
-ATTEMPTS = 5
 # The API server's time is known to within a second, twice: when the Lease was renewed, and when somebody else looks.
 MARGIN_SECONDS = 2.0
 FRESH_SECONDS = 1.0
@@ -259,7 +259,8 @@ class LeaseStore(Store):
         no longer its own to write, and returns None when there is nothing to do.
         """
         problem: KubeError | None = None
-        for _attempt in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            time.sleep(attempt * PAUSE_SECONDS)
             wanted = body(self._document)
             if wanted is None:
                 return
@@ -269,7 +270,7 @@ class LeaseStore(Store):
                 else:
                     self._document = self.client.replace(self._path, wanted)
             except KubeError as error:
-                if error.status not in (0, 404, 409):
+                if error.status not in {404, 409, *UNKNOWN}:
                     raise
                 problem, self._unsure = error, True
                 self._read()

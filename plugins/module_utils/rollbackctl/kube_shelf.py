@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import re
+import time
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,9 @@ from .kube_client import Client, KubeError
 PIECE_BYTES = 700_000  # base64 makes a third more of it, and metadata needs some room
 UNPACKED_BYTES = 256 * 1024 * 1024
 ATTEMPTS = 5
+# After these nobody knows whether a write took effect: read back, then try again, a little later each time.
+UNKNOWN = frozenset({0, 500, 502, 503, 504})
+PAUSE_SECONDS = 0.1
 _PLAIN_PART = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 
 
@@ -59,14 +63,15 @@ def put(client: Client, folder: str, body: Mapping[str, Any], field: str) -> Non
     path = f"{folder}/{body['metadata']['name']}"
     found: Mapping[str, Any] | None = None
     problem: KubeError | None = None
-    for _attempt in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
+        time.sleep(attempt * PAUSE_SECONDS)
         try:
             if found is None:
                 client.create(folder, body)
             else:
                 client.merge_patch(path, {field: body[field]})
         except KubeError as error:
-            if error.status not in (0, 404, 409):
+            if error.status not in {404, 409, *UNKNOWN}:
                 raise
             problem = error
         else:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from .kube_auth import find_access
 from .kube_client import Client, KubeError
 from .kube_journal import CLOSED, COUNT_NOTE, FENCE_LABEL, OVERTAKEN, TOKEN_NOTE, KubeJournal, pointer
 from .kube_lease import LeaseStore
-from .kube_shelf import ATTEMPTS, Shelf, pack, part_of_name, put, read_shelf, unpack
+from .kube_shelf import ATTEMPTS, PAUSE_SECONDS, UNKNOWN, Shelf, pack, part_of_name, put, read_shelf, unpack
 from .names import is_name, is_run_id
 from .step import beating
 from .store import host_name
@@ -185,7 +186,8 @@ class KubernetesStore(LeaseStore):
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {}}
         path = self._map(self._run_name(run))
         found: Mapping[str, Any] | None = None
-        for _attempt in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            time.sleep(attempt * PAUSE_SECONDS)
             try:
                 if found is None:
                     self.client.create(self._maps, body)
@@ -193,7 +195,7 @@ class KubernetesStore(LeaseStore):
                     self.client.json_patch(path, self._takeover(found))
             except KubeError as error:
                 problem = error
-                if error.status not in (0, 404, 409, 422):
+                if error.status not in {404, 409, 422, *UNKNOWN}:
                     raise
             else:
                 break
@@ -233,7 +235,8 @@ class KubernetesStore(LeaseStore):
         packed = self._packed(name, run, "plan", plan)
         guard = {"op": "test", "path": f"/metadata/annotations/{pointer(TOKEN_NOTE)}", "value": str(self._token)}
         operations: list[dict[str, Any]] = [guard, {"op": "add", "path": "/binaryData", "value": packed}]
-        for _attempt in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            time.sleep(attempt * PAUSE_SECONDS)
             try:
                 self.client.json_patch(self._map(name), operations)
             except KubeError as error:
@@ -245,7 +248,7 @@ class KubernetesStore(LeaseStore):
                 return
             if found is not None and _token_of(found) != self._token:
                 raise RollbackError(OVERTAKEN, "rollbackctl status")
-            if problem.status not in (0, 409):
+            if problem.status not in {409, *UNKNOWN}:
                 break
         raise problem
 
@@ -266,12 +269,13 @@ class KubernetesStore(LeaseStore):
                 self._remove(f"{folder}/{item['metadata']['name']}")
 
     def _remove(self, path: str) -> None:
-        for _attempt in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            time.sleep(attempt * PAUSE_SECONDS)
             try:
                 self.client.delete(path)
             except KubeError as error:
                 problem = error
-                if error.status not in (0, 404, 409):
+                if error.status not in {404, 409, *UNKNOWN}:
                     raise
             else:
                 return

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Finding, Version
@@ -195,6 +195,11 @@ class TemplateDriver(WayDriver):
         sets = self.client.list(f"{base}/replicasets") if "deployment" in kinds else []
         records = self.client.list(f"{base}/controllerrevisions") if kinds - {"deployment"} else []
         return {w: revisions(item, sets if w.kind == "deployment" else records) for w, item in items.items()}
+
+    def choices(self) -> Sequence[str]:
+        """Return each workload's history."""
+        known = self.histories(self.members())
+        return [f"{workload} {revision}" for workload, history in known.items() for revision in history]
 
     def _templates(self, version: Version) -> dict[Workload, dict[str, Any]]:
         """Return the templates of a version.

@@ -8,7 +8,7 @@ canary_stop            the replica counts of canaries (kube_canary.py)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .component import Driver, Entry, Finding, Place, Version
@@ -67,6 +67,10 @@ class KubernetesDriver(Driver):
     def stable(self) -> Version | str | None:
         """Return the target of a panic that needs no ledger."""
         return self.way.stable()
+
+    def choices(self) -> Sequence[str]:
+        """Return what the cluster's own history has."""
+        return self.way.choices()
 
     def resolve(self, want: Version | str) -> Version:
         """Turn what was recorded or named into a version that is whole."""

@@ -190,6 +190,7 @@ def wanted(work: Work, driver: Driver, live: Version) -> Version | str | None:
                 return Version.from_dict(document["components"][driver.name])
         raise Refused(f"Checkpoint {run['checkpoint']} does not hold {driver.name}.", _name_it(driver.name))
     known = [f"{d['id']} ({d['state']}, {d['taken']})" for d in work.store.checkpoints()]
+    known += driver.choices()
     raise Refused(
         f"There is no proven checkpoint to take {driver.name} back to. Candidates: {', '.join(known) or 'none'}. "
         "Name one with rollback_checkpoint, or this component's version with rollback_to.",

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import pytest
 from ansible.module_utils.rollbackctl import fence
 from ansible.module_utils.rollbackctl.kube_client import Client
+from ansible.module_utils.rollbackctl.registry import DRIVERS
 
 from lab.kubernetes.cluster import Cluster
 from tests.faults.kubernetes.scenes import Bench
+from tests.unit.module_utils.kube_engine_parts import MapData
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +21,14 @@ def kube_bench(lab_cluster: Cluster, admin: Client, tmp_path_factory: pytest.Tem
     made = Bench(lab_cluster, admin, tmp_path_factory.mktemp("kubernetes"))
     yield made
     made.close()
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _data_behind_the_fence() -> Iterator[None]:
+    """A role that nobody ships: one key of a ConfigMap, as data that must not change while a service writes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DRIVERS, "mapdata", MapData)
+        yield
 
 
 @pytest.fixture(autouse=True)

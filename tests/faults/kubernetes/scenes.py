@@ -26,14 +26,12 @@ from tests.faults.harness import Run, passed
 from tests.faults.kubernetes import outside
 from tests.support.kube import fresh_namespace
 from tests.support.kube_service import BAD, GOOD, KubeService
-from tests.unit.module_utils.kube_engine_parts import MapData
 from tests.unit.module_utils.traffic_lab import autoscaler, cronjob
 
 kube_registry.install()
-DRIVERS["mapdata"] = MapData  # data behind the fence: one key of a ConfigMap
 ROLES = Path(__file__).resolve().parents[3] / "roles"
 LEASE_SECONDS = 30
-KINDS = {role: driver for role, driver in DRIVERS.items() if driver.store_kind == "kubernetes" and role != "mapdata"}
+KINDS = {role: driver for role, driver in DRIVERS.items() if driver.store_kind == "kubernetes"}
 ALL_FAILPOINTS = (*FENCE_FAILPOINTS, *(name for driver in KINDS.values() for name in driver.failpoints))
 Components = list[tuple[str, Mapping[str, Any]]]
 SETTINGS = {"SHOP_CURRENCY": "EUR", "SHOP_FLAG": "on"}

@@ -25,6 +25,7 @@ from tests.faults.kubernetes import outside
 from tests.faults.kubernetes.cases import Case
 from tests.faults.kubernetes.scenes import Bench, Stage, scene_called
 from tests.faults.shop import wait_for
+from tests.support.kube_service import BAD, GOOD
 
 SEED = os.environ.get("FAULTS_SEED", "")
 ROUNDS = 12 if THOROUGH else 3
@@ -53,7 +54,7 @@ class Controllers:
         self.inventory = folder / "hosts.yml"
         self.inventory.write_text(yaml.safe_dump({"all": {"hosts": {"shop": host}}}), encoding="utf-8")
 
-    def start(self, name: str, **extra: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, **extra: object) -> subprocess.Popen[bytes]:
         """Start the playbook as a controller of that name."""
         home = self.folder / name
         (home / "records").mkdir(parents=True)
@@ -105,6 +106,20 @@ def test_a_controller_is_killed_at_a_random_moment(controllers: Controllers, tab
     case.stage.ended(controllers.record("usual")["run"])
     for seed in [int(SEED)] if SEED else range(1, ROUNDS + 1):
         table.append(one_round(controllers, seed, usual))
+
+
+def test_what_fails_is_held_where_that_is_asked_for(controllers: Controllers) -> None:
+    """K11: nothing is taken back, the pods of the former version go on serving, and a person decides later."""
+    case = Case(controllers.stage)
+    missing = f"{case.service.lab.image(GOOD).rpartition(':')[0]}:none"
+    held = controllers.start("held", rollback_on_failure="hold", rollback_to={"api": f"image:{missing}"})
+    assert held.wait(RUN_SECONDS) != 0
+    record = controllers.record("held")
+    assert record["outcome"] == "resumable", controllers.output("held")
+    assert missing in record["message"]
+    assert case.service.get()["spec"]["template"]["spec"]["containers"][0]["image"] == missing
+    assert outside.answer(case.service)["version"] == BAD
+    case.take_back(record["run"])
 
 
 def one_round(controllers: Controllers, seed: int, usual: float) -> tuple[str, ...]:

@@ -26,9 +26,10 @@ from ansible.module_utils.rollbackctl.step import changing_step
 from ansible.module_utils.rollbackctl.store import host_name
 
 from lab.kubernetes.cluster import Cluster
+from tests.support.far_proxy import FarProxy, far_proxy
 from tests.support.hosts import Worker
 from tests.support.kube import token_kubeconfig
-from tests.support.kube_proxy import FaultProxy, Request
+from tests.support.kube_proxy import Fault, FaultProxy, Request
 from tests.unit.module_utils.engine_parts import OTHER_RUN, RUN
 from tests.unit.module_utils.kube_store_parts import (
     ELSEWHERE,
@@ -41,7 +42,7 @@ from tests.unit.module_utils.kube_store_parts import (
     take,
 )
 
-__all__ = ["place", "shared_kubeconfig", "shared_namespace", "store"]
+__all__ = ["far_proxy", "place", "shared_kubeconfig", "shared_namespace", "store"]
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 ROUNDS = 20
 
@@ -542,7 +543,7 @@ def test_a_lost_answer_about_the_lease_does_no_harm(
     else:
         store.release(RUN, 1)
         assert store.lease() is None
-    assert fault.met == 1 + fault.skip + (drop == "before") * 0
+    assert fault.met > fault.skip
     assert place.mark == ""
     assert place.holder().token == (2 if step == "take over" else 1)
 
@@ -597,13 +598,14 @@ def wait_for_the_lock(place: Place, seconds: float) -> float:
 
 
 def test_a_mark_that_could_not_be_taken_away_ends_with_the_lease(
-    place: Place, spoilt: Place, fault_proxy: FaultProxy
+    lab_cluster: Cluster, place: Place, far_proxy: FarProxy, tmp_path: Path
 ) -> None:
-    store = spoilt.store
+    kubeconfig = token_kubeconfig(lab_cluster, place.namespace, STORE_RULES, tmp_path, server=far_proxy.url)
+    store = Place(place.lab, place.admin, place.namespace, place.service, kubeconfig).store
     lease = take(store, seconds=3.0)
     with store.locked():
         store.renew(RUN, lease.token)
-        fault = fault_proxy.add("/leases", "PUT", times=None, status=403)
+        far_proxy.serve(Fault("/leases", "PUT", times=None, status=403))
     assert place.mark
     with place.store.locked():  # this process knows that its step has ended
         pass
@@ -611,4 +613,4 @@ def test_a_mark_that_could_not_be_taken_away_ends_with_the_lease(
         assert other.result()["error"] == "LeaseHeld"
     with Worker(lambda _me: wait_for_the_lock(place, 10.0)) as other:
         assert other.result() < 6.0
-    assert fault.met == 1
+    assert len(far_proxy.spoilt()) == 1

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.rollbackctl.kube_client import Client
+from ansible.module_utils.rollbackctl import kube_retry
+from ansible.module_utils.rollbackctl.kube_client import Client, KubeError
 from ansible.module_utils.rollbackctl.kube_objects import image_text, template_hash
 from ansible.module_utils.rollbackctl.kube_patch import FAST, HELD
 
@@ -252,6 +253,30 @@ def test_recreate_stops_all_old_pods_first_and_knows_the_count_from_the_object(
     assert [one["spec"]["replicas"] for one in states if image_text(one["spec"]["template"]) == "shop:1.5.0"][-1] == 0
     assert outside_template(service.get()) == outside_template(before)
     assert service.objects()["horizontalpodautoscalers/api"] == scaler
+    assert (service.version(), len(service.pods(app="api"))) == (GOOD, 2)
+
+
+@pytest.mark.parametrize("strategy", ["undo", "recreate"])
+def test_a_disruption_budget_stops_evictions_and_no_rollback(
+    service: KubeService, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """K14: one that lets no pod be evicted. It is in nobody's way, and is left as it is."""
+    service.component["strategy"] = strategy
+    running(service, replicas=2)
+    service.deploy()
+    budgets = f"/apis/policy/v1/namespaces/{service.namespace}/poddisruptionbudgets"
+    spec = {"minAvailable": 2, "selector": {"matchLabels": {"app": "api"}}}
+    service.admin.create(budgets, {"metadata": {"name": "api"}, "spec": spec})
+    service.until(lambda: service.admin.get(f"{budgets}/api").get("status", {}).get("currentHealthy") == 2)
+    name = service.pods(app="api")[0]["metadata"]["name"]
+    with monkeypatch.context() as patch:
+        patch.setattr(kube_retry, "TOTAL_SECONDS", 1.0)
+        with pytest.raises(KubeError, match="disruption budget"):
+            service.admin.create(f"{service.path(f'pods/{name}')}/eviction", {"metadata": {"name": name}})
+    before = service.objects()["poddisruptionbudgets/api"]
+    ended = service.run()
+    assert ended.outcome == "done", ended
+    assert service.objects()["poddisruptionbudgets/api"] == before
     assert (service.version(), len(service.pods(app="api"))) == (GOOD, 2)
 
 
@@ -532,6 +557,20 @@ def test_a_tag_that_was_moved_is_noticed(service: KubeService) -> None:
     assert service.version() == BAD
 
 
+def test_an_image_that_is_gone_from_the_node_is_missed_in_seconds(service: KubeService) -> None:
+    """K10: no registry has it either. What serves goes on serving."""
+    tag = f"gone-{service.namespace.rpartition('-')[2]}"
+    reference = service.lab.image(tag)
+    running(service, version=tag)
+    service.deploy()
+    service.lab.remove_image(reference)
+    ended = service.run()
+    assert ended.outcome == "restored", ended
+    assert "deployment/api will not roll out: pod " in ended.message
+    assert reference in ended.message
+    assert (service.version(), image(service)) == (BAD, "shop:1.5.0")
+
+
 def program() -> Path:
     from lab.kubernetes import build  # noqa: PLC0415 - builds it
 
@@ -546,10 +585,9 @@ def test_users_must_get_the_answer_of_the_checkpoint(service: KubeService) -> No
     running(service, container={"env": [{"name": "DRAIN_MS", "value": "0"}, source]})
     service.admin.merge_patch(f"{maps}/app", {"data": {"version": "9.9.9"}})
     service.deploy()
-    service.component["timeout"] = 8
     ended = service.run()
     assert ended.outcome == "restored", ended
-    assert "Service api answers 9.9.9, not 1.4.0 after" in ended.message
+    assert "Service api answers 9.9.9 all the time, not 1.4.0, although its pods are made from the" in ended.message
     assert service.version() == BAD
 
 
