@@ -9,6 +9,7 @@ Modules and plugins are importable as `library.NAME` and `plugins.action.NAME`: 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
 
 module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background by a shell: what tests start and interrupt would inherit that it is to be ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The lab's Kubernetes cluster, for the tests that ask for it.
 pytest_plugins = ["tests.support.kube"]

@@ -82,9 +82,9 @@ class Drill:
         return Look(**document[name])
 
     def records(self) -> list[dict[str, Any]]:
-        """Return the run records, oldest first."""
+        """Return the run records, oldest first; a run that was gone on with has one for each time."""
         found = [json.loads(path.read_text(encoding="utf-8")) for path in (self.root / "records").glob("rb-*.json")]
-        return sorted(found, key=lambda record: str(record["run"]))
+        return sorted(found, key=lambda record: (str(record["run"]), int(record["attempt"])))
 
     def outcomes(self, playbook: str = "converge.yml", name: str = "shop") -> list[str]:
         """Return how a playbook's runs ended for a service, oldest first; plans that were only looked at do not count.

@@ -11,6 +11,8 @@ import functools
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +34,7 @@ from lab.kubernetes.cluster import Cluster, cluster
 from tests.support.kube_proxy import FaultProxy
 
 PATIENCE_SECONDS = 10.0
+_TOOL = Path(__file__).resolve().parents[2] / "lab" / "kubernetes" / "cluster.py"
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"
 # Processes that use the cluster hold this lock together; its content says that tests brought the cluster up.
 _USERS = Path(tempfile.gettempdir()) / f"rollbackctl-lab-{os.getuid()}.users"
@@ -45,7 +48,8 @@ def lab_cluster() -> Iterator[Cluster]:
         fcntl.flock(users, fcntl.LOCK_SH)
         if not lab.running():
             users.truncate(0)
-            lab.up()
+            # By a process that ends: what is started here would be our child, and so would all that runs in its pods.
+            subprocess.run([sys.executable, str(_TOOL), "up"], check=True)
             users.write("tests\n")
             users.flush()
         yield lab

@@ -139,15 +139,17 @@ def _refuse_behind_closed_fence(store: Store, named: set[str]) -> None:
 
     :raises Refused: so it is; naming that run (to resume it or to take it back) goes on with it.
     """
+    run = store.behind_closed_fence(named)
+    if not run:
+        return
     lease = store.lease()
     if lease is not None and store.lease_ends_in(lease) > 0:
-        return
-    run = store.behind_closed_fence(named)
-    if run:
-        raise Refused(
-            f"Run {run} stopped behind a closed fence, so the service is stopped. Nothing was changed.",
-            f"rollbackctl resume {run}",
-        )
+        # Said here, once: asked again a moment later the lease may have ended, and would be taken.
+        raise store.held("Another run is under way on this service.")
+    raise Refused(
+        f"Run {run} stopped behind a closed fence, so the service is stopped. Nothing was changed.",
+        f"rollbackctl resume {run}",
+    )
 
 
 def _named_run(store: Store, kind: str, level: int, named: str) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -75,17 +77,15 @@ def get(host: str, port: int, path: str, method: str = "GET") -> tuple[int, dict
 
 
 @pytest.fixture(scope="module")
-def lab() -> Cluster:
-    """The cluster that everybody uses; it stays."""
-    one = cluster()
-    one.up()
-    return one
+def lab(lab_cluster: Cluster) -> Cluster:
+    """The cluster that everybody uses."""
+    return lab_cluster
 
 
 @pytest.fixture
-def own() -> Cluster:
+def own(lab_cluster: Cluster) -> Cluster:
     """The same, also where somebody else's cluster is used in its place."""
-    one = Cluster()
+    one = Cluster() if isinstance(lab_cluster, Existing) else lab_cluster
     one.up()
     return one
 
@@ -336,9 +336,10 @@ class Elsewhere:
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Elsewhere]:
+def elsewhere(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Elsewhere]:
     monkeypatch.chdir(root)
-    there = Elsewhere(tmp_path)
+    folder = Path(tempfile.mkdtemp())  # a short one: kubelet's sockets have at most 107 bytes for their path
+    there = Elsewhere(folder)
     try:
         yield there
     finally:
@@ -346,6 +347,7 @@ def elsewhere(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> It
             there(sys.executable, TOOL, "down")
         finally:
             there.end()
+            shutil.rmtree(folder)
 
 
 def test_a_node_that_crashed_comes_back_and_is_removed_without_a_trace(elsewhere: Elsewhere) -> None:

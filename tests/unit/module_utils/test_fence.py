@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from ansible.module_utils.rollbackctl import fence
 from ansible.module_utils.rollbackctl.durable import read_document
-from ansible.module_utils.rollbackctl.errors import Refused
+from ansible.module_utils.rollbackctl.errors import LeaseHeld, Refused
 from ansible.module_utils.rollbackctl.failpoints import VARIABLE
+from ansible.module_utils.rollbackctl.store import DirectoryStore
 
 from tests.unit.module_utils.engine_parts import FENCED, HALF, OPEN, OTHER_RUN, RUN, Service, register, text_component
 
@@ -318,6 +319,23 @@ def test_a_new_run_is_refused_while_another_stands_behind_its_closed_fence(
         service.open(identity=OTHER_RUN)
     assert refused.value.next_step == f"rollbackctl resume {RUN}"
     assert service.open(rollback_run=RUN)["resume"]
+
+
+def test_a_lease_that_ends_at_this_moment_lets_nobody_pass_a_closed_fence(
+    service: Service, watchdogs: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fenced(service)
+    write(service, "db", HALF)
+    watchdogs()
+    left = iter([0.001, -0.001])
+    monkeypatch.setattr(DirectoryStore, "lease_ends_in", lambda _store, _lease: next(left, -1.0))
+    with service.store.locked():  # the dead controller's lease, not given back
+        service.store.acquire(RUN, "ops", "gone", 1, service.lease_seconds)
+    left = iter([0.001, -0.001])
+    with pytest.raises(LeaseHeld):
+        service.open(identity=OTHER_RUN)
+    with pytest.raises(Refused, match="behind a closed fence"):
+        service.open(identity=OTHER_RUN)
 
 
 def test_the_watchdog_acts_when_a_run_was_ended_behind_a_closed_fence(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.rollbackctl.errors import LeaseHeld, Refused, RollbackError
-from ansible.module_utils.rollbackctl.store import DirectoryStore, Lease, host_name, open_store
+from ansible.module_utils.rollbackctl.store import KINDS, DirectoryStore, Lease, host_name, open_store
 
 from tests.unit.module_utils.engine_parts import OTHER_RUN, RUN, tree_digest
 from tests.unit.module_utils.test_names import HOSTILE
@@ -210,7 +210,8 @@ def test_its_path_is_absolute(path: str) -> None:
 
 
 @pytest.mark.parametrize("state", [{}, {"kind": "kubernetes"}, {"kind": "Directory", "path": "/x"}])
-def test_an_unknown_kind_is_refused(state: dict[str, str]) -> None:
+def test_an_unknown_kind_is_refused(state: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(KINDS, "kubernetes", raising=False)  # only a controller knows it: kube_registry.py
     with pytest.raises(Refused, match="known: directory"):
         open_store(state)
 
