@@ -69,7 +69,8 @@ func (s *shop) work(answer func() any) http.HandlerFunc {
 }
 
 func (s *shop) health(w http.ResponseWriter, _ *http.Request) {
-	if s.is("notready") {
+	// What is about to crash must not look ready for a moment, or tests would depend on when the kubelet asks.
+	if s.is("notready") || s.is("crash") {
 		send(w, http.StatusServiceUnavailable, map[string]string{"status": "notready", "version": s.version})
 		return
 	}

@@ -118,7 +118,11 @@ class KubeJournal(Journal):
         return False
 
     def _read(self) -> None:
-        self._item = self.client.find(self.path)
+        self.take(self.client.find(self.path))
+
+    def take(self, item: Mapping[str, Any] | None) -> None:
+        """Go on from the run's object as the API server has answered with it."""
+        self._item = item
         found: list[dict[str, Any]] = []
         data = _data(self._item)
         while (text := data.get(_KEY.format(len(found)))) is not None:

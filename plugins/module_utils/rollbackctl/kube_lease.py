@@ -111,13 +111,14 @@ class LeaseStore(Store):
         if self._mark:
             raise self.held("This process is still changing this service.")
         deadline = time.monotonic() + wait_seconds
-        while True:
+        # Who has just written it as its holder need not ask: if another wrote meanwhile, the next write says so.
+        if self._unsure or _clock() > min(self._good_until, self._read_at + FRESH_SECONDS):
             self._read()
-            if not self._busy():
-                break
+        while self._busy():
             if time.monotonic() >= deadline:
                 raise self.held("A process of a run is still changing this service.")
             time.sleep(POLL_SECONDS)
+            self._read()
         self._mark = f"{_here()} {os.getpid()} {_born(os.getpid())} {uuid.uuid4()}"
         try:
             yield
@@ -169,6 +170,8 @@ class LeaseStore(Store):
 
         with self._guard:
             began = _clock()
+            if self._token:  # what is known of the Lease may be from when it was ours: locked()
+                self._read()
             self._read_again()
             self._write(body)
             self._hold(taken[0], began)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ SHOWN_REVISIONS = 8
 TRY_ALL = 10
 Templates = Mapping[Workload, Mapping[str, Any]]
 Operations = Sequence[Mapping[str, Any]]
+Histories = Mapping[Workload, Sequence[Revision]]
 
 
 @dataclass
@@ -40,15 +41,21 @@ class Proof:
     notes: list[str] = field(default_factory=list)
     as_usual: list[Workload] = field(default_factory=list)
 
+    def add(self, other: Proof) -> None:
+        """Take in what was found elsewhere."""
+        self.problems += other.problems
+        self.notes += other.notes
+        self.as_usual += other.as_usual
+
 
 def prove(
     driver: WayDriver,
     items: Objects,
     templates: Templates,
     trial: Mapping[Workload, Operations],
-    histories: Mapping[Workload, Sequence[Revision]],
+    read_histories: Callable[[], Histories],
 ) -> Proof:
-    """Find out what forbids giving workloads other templates.
+    """Find out what forbids giving workloads other templates. Questions that need no other's answer are asked at once.
 
     :param items: all workloads of the component as they are. templates: the new ones, of those that change.
     :param trial: what would be sent for each workload that changes.
@@ -68,15 +75,22 @@ def prove(
             proof.problems.append(f"{workload} cannot be scaled to 0; use the strategy undo for it")
         if strategy == "fast" and (item["spec"].get("strategy") or {}).get("type") == "Recreate":
             proof.notes.append(f"{workload} never runs two versions at once (strategy Recreate); that stays so")
-    lacking = missing_rights(client, _rules(driver, items), workload_rules(items, "patch"))
+    lacking: list[str] = []
+    histories: dict[Workload, Sequence[Revision]] = {}
+    room, pulls = Proof(), Proof()
+    questions: list[Callable[[], None]] = [
+        lambda: lacking.extend(missing_rights(client, _rules(driver, items), workload_rules(items, "patch"))),
+        lambda: histories.update(read_histories()),
+        lambda: _quota(driver, items, templates, room),
+        lambda: _images(client, templates, pulls),
+    ]
+    client.each(lambda ask: ask(), questions)
     proof.problems += lacking
     if not lacking:
         proof.problems += _service(driver, items)
         _try(client, trial, templates, histories, proof)
-    _quota(driver, items, templates, proof)
-    wrong, said = image_findings(client, templates)
-    proof.problems += wrong
-    proof.notes += said
+    for found in (room, pulls):
+        proof.add(found)
     if len(items) <= SHOW_HISTORY_OF:
         proof.notes += [
             f"history of {workload}: {'; '.join(str(one) for one in history[:SHOWN_REVISIONS]) or 'none'}"
@@ -139,11 +153,18 @@ def _quota(driver: WayDriver, items: Objects, templates: Templates, proof: Proof
     proof.problems += problems
 
 
+def _images(client: Client, templates: Templates, proof: Proof) -> None:
+    """Say which images no node has."""
+    wrong, said = image_findings(client, templates)
+    proof.problems += wrong
+    proof.notes += said
+
+
 def _try(
     client: Client,
     trial: Mapping[Workload, Operations],
     templates: Templates,
-    histories: Mapping[Workload, Sequence[Revision]],
+    histories: Histories,
     proof: Proof,
 ) -> None:
     """Let the API server, and every policy that it asks, judge the changes without making them."""

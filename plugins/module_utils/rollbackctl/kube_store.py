@@ -166,7 +166,7 @@ class KubernetesStore(LeaseStore):
         metas.sort(key=lambda meta: (meta["creationTimestamp"], meta["labels"][RUN_LABEL]))
         return [(meta["labels"][RUN_LABEL], meta["labels"].get(FENCE_LABEL, "")) for meta in metas]
 
-    def journal(self, run: str) -> Journal:
+    def journal(self, run: str) -> KubeJournal:
         """Return a run's journal. While locked, what was read once is not read again."""
         journal = self._journals.get(run) if self._mark else None
         if journal is None:
@@ -190,9 +190,9 @@ class KubernetesStore(LeaseStore):
             time.sleep(attempt * PAUSE_SECONDS)
             try:
                 if found is None:
-                    self.client.create(self._maps, body)
+                    found = self.client.create(self._maps, body)
                 else:
-                    self.client.json_patch(path, self._takeover(found))
+                    found = self.client.json_patch(path, self._takeover(found))
             except KubeError as error:
                 problem = error
                 if error.status not in {404, 409, 422, *UNKNOWN}:
@@ -204,8 +204,10 @@ class KubernetesStore(LeaseStore):
                 break
         else:
             raise problem
-        self._journals.pop(run, None)  # what was read before may have been written to since
-        return self.journal(run)
+        self._journals.pop(run, None)  # it has the token of the lease before
+        journal = self.journal(run)
+        journal.take(found)
+        return journal
 
     def _takeover(self, found: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the patch that gives a run's object this store's token.
@@ -238,7 +240,7 @@ class KubernetesStore(LeaseStore):
         for attempt in range(ATTEMPTS):
             time.sleep(attempt * PAUSE_SECONDS)
             try:
-                self.client.json_patch(self._map(name), operations)
+                self.journal(run).take(self.client.json_patch(self._map(name), operations))
             except KubeError as error:
                 problem = error
             else:

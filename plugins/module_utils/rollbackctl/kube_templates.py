@@ -60,7 +60,7 @@ class TemplateDriver(WayDriver):
         """Read the template of each workload, whether its rollout is over, and the configuration that its pods read."""
         if not self.workloads:
             raise Refused(f"{self.name}: strategy {self.strategy} needs `workloads`, such as [deployment/{self.name}].")
-        items = self.read(self.workloads)
+        items = self.look()
         return self._version(items, self._config_read(items))
 
     def _config_read(self, items: Objects) -> Mapping[str, Any] | None:
@@ -130,7 +130,7 @@ class TemplateDriver(WayDriver):
     def state(self, entry: Entry, *, opened: bool) -> tuple[str, Version]:  # noqa: ARG002 - traffic changes no template
         """Read the workloads against the plan, each for itself: some old and some new is half-way, and can go on."""
         self.entry = entry
-        items = self.read(self.workloads)
+        items = self.look()
         reading = self._version(items, None)
         stamp = self._stamp(entry.target)
         old, new = [], []
@@ -223,7 +223,7 @@ class TemplateDriver(WayDriver):
 
     def check(self, live: Version, target: Version) -> Finding:
         """Name everything that forbids it: rights, owners, strategies, quotas, images, what the API server refuses."""
-        items = self.read(self.workloads)
+        items = self.recent()
         templates = self._templates(target)
         changing = {
             w: item
@@ -234,7 +234,7 @@ class TemplateDriver(WayDriver):
             or item["spec"].get("paused")
         }
         trial = {w: self._change_of(w, item, templates[w], target, "").operations for w, item in changing.items()}
-        proof = prove(self, items, {w: templates[w] for w in changing}, trial, self.histories(items))
+        proof = prove(self, items, {w: templates[w] for w in changing}, trial, lambda: self.histories(items))
         problems = tuple(f"{self.name}: {problem}" for problem in proof.problems)
         facts = {AS_USUAL: [str(workload) for workload in proof.as_usual]}
         # The driver's own deadline comes first: it can say what it waited for.
@@ -248,7 +248,7 @@ class TemplateDriver(WayDriver):
 
         :raises Refused: (checkpoint) a rollout is under way, or the Service tells no version.
         """
-        items = self.read(self.workloads)
+        items = self.recent()
         # Inside a run the configuration has been put back already: what the pods still run with is what the plan saw.
         config = self.entry.live.identity.get(CONFIG) if self.entry and not is_checkpoint(into) else self._config()
         reading = self._version(items, config)
@@ -276,12 +276,16 @@ class TemplateDriver(WayDriver):
         self._ends = time.monotonic() + self.timeout
         templates = self._templates(target)
         stamp = self._stamp(target)
+        before = self.recent()
         if self.strategy == "recreate":
             self._scale_down(target, stamp)
+            before = {}
         failpoint("rollback_kubernetes.patch.before")
-        items = dict(
-            zip(self.workloads, self.client.each(lambda w: self._put(w, templates[w], target, stamp), self.workloads))
-        )
+
+        def put(workload: Workload) -> dict[str, Any]:
+            return self._put(workload, templates[workload], target, stamp, before.get(workload))
+
+        items = dict(zip(self.workloads, self.client.each(put, self.workloads)))
         failpoint("rollback_kubernetes.patch.after")
         if not self._settled(target):
             return  # it never was rolled out: going back to it cannot wait for that
@@ -331,7 +335,14 @@ class TemplateDriver(WayDriver):
         moves_as_wanted = bool(item["spec"].get("paused")) == self._stands_still(workload, target)
         return right and moves_as_wanted and (not stamp or _stamp_of(item) == stamp)
 
-    def _put(self, workload: Workload, template: Mapping[str, Any], target: Version, stamp: str) -> dict[str, Any]:
+    def _put(
+        self,
+        workload: Workload,
+        template: Mapping[str, Any],
+        target: Version,
+        stamp: str,
+        before: dict[str, Any] | None,
+    ) -> dict[str, Any]:
         rewritten = getattr(self._config_driver(), "copied_names", None)
         if rewritten and CONFIG in target.identity:
             template = rewritten(template, target.identity[CONFIG])
@@ -340,6 +351,7 @@ class TemplateDriver(WayDriver):
             str(workload),
             lambda item: self._change_of(workload, item, template, target, stamp),
             self._known(workload, target),
+            before,
         )
 
     def _change_of(

@@ -21,6 +21,7 @@ LIST_FROM = 4
 # Status updates change an object's resourceVersion all the time while a rollout is under way.
 CONFLICTS = 30
 CONFLICT_PAUSE_SECONDS = 0.05
+RECENT_SECONDS = 1.0
 
 
 class WayDriver(Driver):
@@ -35,6 +36,8 @@ class WayDriver(Driver):
         self.namespace = str(options.get("namespace") or (place.cluster.namespace if place.cluster else ""))
         # What the engine compared with last; a change by somebody else after that is found out at the write.
         self.entry: Entry | None = None
+        self._items: Objects = {}
+        self._read_at = 0.0
 
     @property
     def workloads(self) -> list[Workload]:
@@ -82,21 +85,33 @@ class WayDriver(Driver):
             raise Refused(f"{self.name}: {', '.join(missing)} does not exist in namespace {self.namespace}.")
         return {workload: item for workload in workloads if (item := found[workload]) is not None}
 
+    def look(self) -> Objects:
+        """Return the component's workloads as they are now, and remember them for recent()."""
+        self._items, self._read_at = self.read(self.workloads), time.monotonic()
+        return self._items
+
+    def recent(self) -> Objects:
+        """Return the workloads as they were read a moment ago. What changes meanwhile is found out at the write, by the
+        version that was read, or when the plan is compared with what is there."""
+        return self._items if time.monotonic() - self._read_at < RECENT_SECONDS else self.look()
+
     def change(
         self,
         path: str,
         what: str,
         patch: Callable[[Mapping[str, Any]], Patch],
         ours: Callable[[Mapping[str, Any]], bool],
+        known: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Patch one object and return it as it is then.
 
         :param patch: makes the patch from the object as it was read; one without operations sends nothing.
+        :param known: the object as it was read a moment ago; without it, or when it has changed since, it is read here.
         :param ours: whether the object, as it was read, may be changed: it is what the plan knows.
         :raises StateOther: somebody else changed it meanwhile. KubeError: the API server does not take the change.
         """
         for _ in range(CONFLICTS):
-            item = self.client.get(path)
+            item, known = known or self.client.get(path), None
             if not ours(item):
                 raise StateOther(
                     f"{what} was changed by somebody else in this very moment; it was left as it is.",

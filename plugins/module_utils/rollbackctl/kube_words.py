@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from .names import printable
 
 LINES = 5
 EVENTS = 3
+EVENTS_LATE_SECONDS = 1.0
 _LINE_LENGTH = 200
 
 
@@ -26,15 +28,23 @@ def last_words(client: Client, pod: Mapping[str, Any]) -> str:
     except KubeError:
         pass
     try:
-        events = client.list(
-            f"/api/v1/namespaces/{namespace}/events", fieldSelector=f"involvedObject.name={name},type=Warning"
-        )
+        events = _events(client, namespace, name)
         texts = list(dict.fromkeys(str(event.get("message") or event.get("reason") or "") for event in events))
         if texts:
             said += f" Events: {' | '.join(texts[-EVENTS:])}."
     except KubeError:
         pass
     return printable(said)
+
+
+def _events(client: Client, namespace: str, name: str) -> list[dict[str, Any]]:
+    """Return a pod's warnings. They come a moment after the pod's status, so an empty list is asked for once more."""
+    path, chosen = f"/api/v1/namespaces/{namespace}/events", f"involvedObject.name={name},type=Warning"
+    found = client.list(path, fieldSelector=chosen)
+    if not found:
+        time.sleep(EVENTS_LATE_SECONDS)
+        found = client.list(path, fieldSelector=chosen)
+    return found
 
 
 def _log(client: Client, path: str, pod: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from .phases import run_phase
 from .readback import blank_place
 from .registry import drivers_of
 from .runs import finish_run, open_run, plan_run
-from .store import open_store
+from .store import Store, open_store
 
 KIND = "panic"
 BUDGET_SECONDS = 120.0
@@ -36,11 +36,15 @@ class Panic:
         """Name the run as the guard would, the profile's rollback_service, and the components by role."""
         self.run, self.service, self.roles, self.dry = run, service, roles, dry
         self.facts: dict[str, Any] = {"phase": KIND, "steps": [], "problems": [], "plan": None}
+        # One for all parts of it: its connections stay open, and its lease need not be read again.
+        self.store: Store | None = None
 
     def go(self) -> dict[str, Any]:
         """Do it and return the facts for the record, with the ending."""
         try:
-            opened = open_run(self.run, self.service, {"rollback_run": self.run.get("named", "")}, dry=self.dry)
+            self.store = open_store(dict(self.run["state"]))
+            named = {"rollback_run": self.run.get("named", "")}
+            opened = open_run(self.run, self.service, named, dry=self.dry, store=self.store)
         except LeaseHeld as error:
             return self._end(outcome.REFUSED, f"{error.message} Nothing was changed.", error.next_step)
         except RollbackError as error:
@@ -69,7 +73,8 @@ class Panic:
         if not fit:
             return False
         try:
-            planned = plan_run(self.run, {"rollback_on_failure": "hold"}, fit, fences=False, dry=self.dry)
+            policy = {"rollback_on_failure": "hold"}
+            planned = plan_run(self.run, policy, fit, fences=False, dry=self.dry, store=self.store)
         except RollbackError as error:
             self.facts["problems"].append(error.message)
             return False
@@ -80,7 +85,7 @@ class Panic:
     def _phase(self, phase: str, only: str = "") -> list[dict[str, Any]]:
         """Run one phase, of one component or of all; keep what it says."""
         told = {**self.run, "only": only}
-        result = run_phase({"phase": phase, "roles": self.roles, "run": told}, check_mode=self.dry)
+        result = run_phase({"phase": phase, "roles": self.roles, "run": told}, check_mode=self.dry, store=self.store)
         found = result["rollbackctl"]
         self.facts["steps"] += found["steps"]
         if result.get("failed"):
@@ -93,7 +98,8 @@ class Panic:
         if self.dry:
             return self._end(outcome.REFUSED if problems else outcome.DONE, "; ".join(problems), "")
         try:
-            ending = finish_run(self.run, {}, self.roles, failed=bool(problems), message=" ".join(problems))
+            message = " ".join(problems)
+            ending = finish_run(self.run, {}, self.roles, failed=bool(problems), message=message, store=self.store)
         except RollbackError as error:
             said = f"{' '.join(problems)} The run could not be ended: {error.message}".strip()
             return self._end(outcome.UNKNOWN, said, "rollbackctl status")

@@ -45,6 +45,7 @@ class Work:
     steps: list[dict[str, Any]] = field(default_factory=list)
     proposals: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    _plan: Plan | None = None
 
     def note(self, name: str, status: str, text: str, began: float, read_back: str = "") -> None:
         """Add one component's line to the result. began: from time.monotonic()."""
@@ -61,7 +62,12 @@ class Work:
         )
 
     def plan(self) -> Plan:
-        """Return the run's plan from the store."""
+        """Return the run's plan from the store; no phase changes it, so it is read once."""
+        if self._plan is None:
+            self._plan = self._read_plan()
+        return self._plan
+
+    def _read_plan(self) -> Plan:
         document = self.store.read_plan(str(self.run["id"]))
         if document is None:
             raise Refused(f"Run {self.run['id']} has no plan in {self.store.where}. Nothing was changed by this step.")
@@ -69,16 +75,21 @@ class Work:
 
 
 def run_phase(
-    params: Mapping[str, Any], *, check_mode: bool, drivers: Mapping[str, type[Driver]] | None = None
+    params: Mapping[str, Any],
+    *,
+    check_mode: bool,
+    drivers: Mapping[str, type[Driver]] | None = None,
+    store: Store | None = None,
 ) -> dict[str, Any]:
     """Run one phase for all components of a service, in order, and return the module's result.
 
     :param params: see PHASE_ARGUMENTS; roles is a list of {"role": name, "components": [options, ...]}.
     :param drivers: which driver knows which role; the registry's by default.
+    :param store: the one that the run names, where a process has it open already.
     :return: `rollbackctl` (steps, proposals) is there also when it failed; nothing in it is secret.
     """
     began = time.monotonic()
-    work = Work(params["phase"], params["run"], open_store(params["run"]["state"]))
+    work = Work(params["phase"], params["run"], store or open_store(params["run"]["state"]))
     try:
         handler = _HANDLERS.get(work.phase)
         if handler is None:

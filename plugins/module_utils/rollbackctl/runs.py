@@ -71,7 +71,12 @@ def check_identity(identity: Mapping[str, Any], store: Store) -> None:
 
 
 def open_run(
-    run: Mapping[str, Any], service: Mapping[str, Any], asked: Mapping[str, Any], *, dry: bool
+    run: Mapping[str, Any],
+    service: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    *,
+    dry: bool,
+    store: Store | None = None,
 ) -> dict[str, Any]:
     """Do the guard's part on the host: identity, lease, and what the run works from.
 
@@ -79,10 +84,11 @@ def open_run(
     :param service: the profile's rollback_service.
     :param asked: the run's parameters as given (rollback_run, rollback_checkpoint, ...).
     :param dry: check mode: nothing is written and no lease is taken.
+    :param store: the one that run["state"] names, where a process has it open already.
     :return: the run's facts for the phases: id, token, checkpoint, undoes, resume, finished, reversing.
     :raises Refused: wrong place, lease held, unknown run or checkpoint.
     """
-    store = open_store(dict(run["state"]))
+    store = store or open_store(dict(run["state"]))
     if service.get("identity"):
         check_identity(service["identity"], store)
     kind, named = str(run["kind"]), str(asked.get("rollback_run") or "")
@@ -191,13 +197,20 @@ def _warn_of_lease(store: Store, facts: dict[str, Any]) -> None:
 
 
 def plan_run(
-    run: Mapping[str, Any], asked: Mapping[str, Any], proposals: Sequence[Mapping[str, Any]], *, fences: bool, dry: bool
+    run: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    proposals: Sequence[Mapping[str, Any]],
+    *,
+    fences: bool,
+    dry: bool,
+    store: Store | None = None,
 ) -> dict[str, Any]:
     """Compose the plan and, unless dry, make it durable; on a resume, return the plan as it was.
 
+    :param store: as in open_run.
     :return: {"plan": ..., "problems": [...]}; with problems nothing was written.
     """
-    store = open_store(dict(run["state"]))
+    store = store or open_store(dict(run["state"]))
     if run["resume"]:
         document = store.read_plan(str(run["id"]))
         return {"plan": document, "problems": []}
@@ -247,15 +260,17 @@ def finish_run(
     failed: bool,
     message: str,
     hold: bool = False,
+    store: Store | None = None,
 ) -> dict[str, Any]:
     """End the run: read the service back, decide the outcome, write ledger and quarantine, give the lease back.
 
     :param roles: all components of the service, as run_phase takes them.
     :param failed: whether a phase of the run failed; message: what it said.
     :param hold: that phase waits for a person, so nothing was taken back.
+    :param store: as in open_run.
     :return: outcome, message, next, set_aside, quarantined, fence.
     """
-    store = open_store(dict(run["state"]))
+    store = store or open_store(dict(run["state"]))
     identity = str(run["id"])
     result: dict[str, Any] = {"set_aside": [], "quarantined": "", "notes": []}
     from .registry import drivers_of  # noqa: PLC0415 - all drivers: opening and planning need none, and start sooner
