@@ -42,7 +42,9 @@ def test_random_kills(bench: Bench, table: list[tuple[str, ...]], lane: int, *, 
         kills += shop_of_a_seed(bench, seed, usual, thorough=thorough)
         seeds += 1
     assert kills > 0
-    row = (f"{kills} random moments", "kill", "any", "nothing but old or new", "by the rule", f"{seeds} shops")
+    last = 1 + lane + (seeds - 1) * LANES
+    shops = f"seed {SEED}" if SEED else f"{seeds} shops: seeds {1 + lane} to {last} by {LANES}"
+    row = (f"{kills} random moments", "kill", "any", "nothing but old or new", "by the rule", shops)
     table.append(row)
 
 
