@@ -84,9 +84,10 @@ class Drill:
 
     def tell(self, app: str, mode: str) -> None:
         """Change the mode of all pods of an application, as they run (lab/kubernetes/sample)."""
-        addresses = "--output=jsonpath={.items[*].status.podIP}"
-        for address in self.kubectl("get", "pods", f"--selector=app={app}", addresses).split():
-            url = f"http://{address}:8080/break?mode={mode}"
+        for pod in self.get("pods", f"--selector=app={app}")["items"]:
+            if pod["metadata"].get("deletionTimestamp"):
+                continue  # nobody may be at its address any more
+            url = f"http://{pod['status']['podIP']}:8080/break?mode={mode}"
             with urllib.request.urlopen(url, data=b"", timeout=2 * PATIENCE_SECONDS):
                 pass
 

@@ -76,6 +76,14 @@ def get(host: str, port: int, path: str, method: str = "GET") -> tuple[int, dict
         connection.close()
 
 
+def reached(host: str, port: int) -> bool:
+    try:
+        get(host, port, "/version")
+    except OSError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def lab(lab_cluster: Cluster) -> Cluster:
     """The cluster that everybody uses."""
@@ -113,6 +121,7 @@ def test_a_version_answers_through_its_service(lab: Cluster, namespace: str) -> 
     lab.kubectl("-n", namespace, "rollout", "status", "deployment/shop", "--timeout=60s")
     address = lab.kubectl("-n", namespace, "get", "service", "shop", "--output=jsonpath={.spec.clusterIP}")
 
+    assert eventually(lambda: reached(address, 80))  # kube-proxy hears of a Service a moment later
     status, answer = get(address, 80, "/version")
 
     assert status == 200
