@@ -13,7 +13,7 @@ from .kube_answer import service_rules
 from .kube_client import Client, KubeError, Rule
 from .kube_front import service_problem
 from .kube_history import Revision
-from .kube_objects import Workload, cleaned, differences, template_hash
+from .kube_objects import Workload, cleaned, differences, images, template_hash, template_of
 from .kube_preflight import (
     gitops_owner,
     image_findings,
@@ -92,11 +92,22 @@ def prove(
     for found in (room, pulls):
         proof.add(found)
     if len(items) <= SHOW_HISTORY_OF:
+        proof.notes += _same_images(items, templates)
         proof.notes += [
             f"history of {workload}: {'; '.join(str(one) for one in history[:SHOWN_REVISIONS]) or 'none'}"
             for workload, history in histories.items()
         ]
     return proof
+
+
+def _same_images(items: Objects, templates: Templates) -> list[str]:
+    """Say what changes where the versions read alike, being named by their images; values may be secret."""
+    pairs = {w: (template_of(items[w]), cleaned(template)) for w, template in templates.items()}
+    return [
+        f"{w} keeps its images; what changes: {', '.join(found[:5])}"
+        for w, (live, target) in pairs.items()
+        if images(live) == images(target) and (found := differences(live, target))
+    ]
 
 
 def _rules(driver: WayDriver, items: Objects) -> list[Rule]:

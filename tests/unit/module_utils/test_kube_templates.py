@@ -96,6 +96,8 @@ def test_stateful_sets_and_daemon_sets(service: KubeService, kind: str, name: st
     service.deploy(workload, GOOD, env={"SHOP_LEVEL": "2"})  # the same image: only the environment tells them apart
     ended = service.run()
     assert ended.outcome == "done", ended
+    changes = "template.spec.containers[0].env[1].value"
+    assert f"{workload} keeps its images; what changes: {changes}" in ended.notes()
     assert service.get(workload)["spec"]["template"]["spec"]["containers"][0]["env"][-1]["value"] == "1"
     (pod,) = service.pods(app=name)
     assert pod["spec"]["containers"][0]["env"][-1]["value"] == "1"
