@@ -16,6 +16,7 @@ THREADS = 4
 PAUSE_SECONDS = 0.01
 TIMEOUT_SECONDS = 3.0
 SETTLE_SECONDS = 1.0
+PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,12 @@ class Watcher:
         self._began = time.monotonic()
 
     def settle(self) -> None:
-        """Go on asking for a moment after the change."""
+        """Go on asking until the good version has answered, and for a moment more."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not any(one.version == self._good for one in self._since()):
+            if time.monotonic() > end:
+                raise TimeoutError(f"version {self._good} did not answer within {PATIENCE_SECONDS:.0f} s")
+            time.sleep(PAUSE_SECONDS)
         time.sleep(SETTLE_SECONDS)
 
     def _since(self) -> list[Answer]:
