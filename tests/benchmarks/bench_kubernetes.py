@@ -33,7 +33,7 @@ REPEATS = {1: 3, 10: 3, 50: 3, 200: 1}
 BAR_FIFTY_SECONDS, BAR_PANIC_SECONDS = 2.5, 1.5
 BAR_OVERHEAD_SECONDS, BAR_SWITCH_SECONDS = 2.0, 1.0
 COLLECTION = "ansible"  # the PyPI package that carries kubernetes.core
-PATIENCE, REST_SECONDS = "180s", 180.0
+PATIENCE_SECONDS = 180
 STRATEGIES = ("undo", "fast", "recreate", "blue_green")
 
 
@@ -67,15 +67,17 @@ class Field:
     def ready(self) -> None:
         """Wait until every Deployment is available, of the version that it asks for."""
         for name in self.names:
-            self.lab.kubectl("-n", self.namespace, "rollout", "status", f"deployment/{name}", f"--timeout={PATIENCE}")
+            self.lab.kubectl(
+                "-n", self.namespace, "rollout", "status", f"deployment/{name}", f"--timeout={PATIENCE_SECONDS}s"
+            )
 
     def rest(self) -> None:
         """Wait until the pods of the version before have ended too: what a machine of two cores still does with them
         would be measured with what comes next."""
-        end = time.monotonic() + REST_SECONDS
+        end = time.monotonic() + PATIENCE_SECONDS
         while len(self.admin.list(f"/api/v1/namespaces/{self.namespace}/pods")) > len(self.names):
             if time.monotonic() > end:
-                raise TimeoutError(f"pods of the version before have not ended within {REST_SECONDS:.0f} s")
+                raise TimeoutError(f"pods of the version before have not ended within {PATIENCE_SECONDS} s")
             time.sleep(0.3)
         time.sleep(1.0)
 
@@ -388,7 +390,7 @@ class Shop:
 
     def _ready(self) -> None:
         for name in self.names:
-            self._kubectl("rollout", "status", f"deployment/{name}", f"--timeout={PATIENCE}")
+            self._kubectl("rollout", "status", f"deployment/{name}", f"--timeout={PATIENCE_SECONDS}s")
 
     def _kubectl(self, *arguments: str) -> str:
         return self.lab.kubectl("-n", self.namespace, *arguments)

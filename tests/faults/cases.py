@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.rollbackctl.durable import read_document
@@ -59,10 +61,32 @@ class Case:
         self.profile = bench.profile(scenario)
         self.old, self.new = bench.sides[scenario.name]
         self.store = DirectoryStore(str(self.shop.state))
+        # Runs whose watchdog has decided that the fence stays closed: nobody decides again until it is closed anew.
+        self.kept_closed: set[str] = set()
 
     def run(self, **how: Any) -> Run:
         """Return a run of this shop; see harness.Run."""
-        return Run(self.profile, **how)
+        run = Run(self.profile, **how)
+        named = str(how.get("named") or "")
+        if named:
+            run.just_before("preflight", lambda: self._forget_report(named))
+            run.just_before("fence", lambda: self.kept_closed.discard(named))
+        return run
+
+    def report_of(self, run: str) -> Path:
+        """Return where a run's watchdog says what it did."""
+        return self.store.run_directory(run) / "watchdog.json"
+
+    def _forget_report(self, run: str) -> None:
+        """Take away what an earlier watchdog said. Called after the guard: from then on, until the lease ends, no
+        watchdog acts, so what is there later is about the death that comes."""
+        if (said := read_document(self.report_of(run))) is not None:
+            self._note_decision(run, said)
+            self.report_of(run).unlink()
+
+    def _note_decision(self, run: str, said: Mapping[str, Any]) -> None:
+        if not said["opened"]:
+            self.kept_closed.add(run)
 
     def parts(self) -> dict[str, str]:
         """Return what was read from outside, after checking what must hold at every instant."""
@@ -103,12 +127,14 @@ class Case:
         if not fence_is_closed(events):
             return "never closed"
         word = self.word()
-        report = self.store.run_directory(died.run) / "watchdog.json"
+        report = self.report_of(died.run)
         self.lose_controller(died.run)
         if not armed and outside.running(self.shop):
             return "still open"
         if not armed and word == outside.NEITHER:
             return "kept closed"  # maybe decided before: nothing was changed since, so nobody decides again
+        if not armed and died.run in self.kept_closed:
+            return "kept closed"  # decided before, and this controller died before it had a watchdog of its own
         wait_for(report.exists, "the watchdog")
         with self.store.locked(PATIENCE_SECONDS):  # it ends after its report
             pass
@@ -118,6 +144,7 @@ class Case:
         assert said["opened"] == (word in {outside.OLD, outside.NEW} and not unfinished), (word, said)
         assert bool(outside.running(self.shop)) == said["opened"], (word, said)
         report.unlink()
+        self._note_decision(died.run, said)
         if not said["opened"]:
             assert f"resume {died.run}" in said["message"]
             return "kept closed"

@@ -247,6 +247,16 @@ class Run:
         params = json.loads(json.dumps({"phase": phase, "roles": self.roles, "run": self.run}))
         return self._module(phase, lambda: run_phase(params, check_mode=False))
 
+    def just_before(self, phase: str, do: Callable[[], None]) -> None:
+        """Have something happen just before a phase, ahead of what is to happen there already."""
+        then = self.before.get(phase, lambda: None)
+
+        def both() -> None:
+            do()
+            then()
+
+        self.before[phase] = both
+
     def _module(self, phase: str, work: Callable[[], Answer]) -> Answer:
         self.before.pop(phase, lambda: None)()
         self.phases.append(phase)

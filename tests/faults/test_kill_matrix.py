@@ -11,7 +11,7 @@ import pytest
 from tests.faults import outside
 from tests.faults.cases import ALL_FAILPOINTS, Case, scenario_of
 from tests.faults.conftest import THOROUGH
-from tests.faults.harness import Died, Run, passed
+from tests.faults.harness import Died, Killer, Run, passed
 from tests.faults.shop import SCENARIOS, Bench, wait_for
 
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
@@ -173,4 +173,42 @@ def test_a_second_controller_that_is_gone_at_once_leaves_the_watchdog(bench: Ben
     with pytest.raises(Died):
         case.run(named=died.run, controller="second", before={"preflight": gone}).go()
     assert case.rule_eleven(died) == fence
+    assert case.go_on(died.run) in {"done", "already"}
+
+
+def die_just_before(case: Case, run: str, phase: str) -> Died:
+    """Resume as a second controller that is killed as soon as a phase begins."""
+    second = case.run(named=run, controller="second")
+
+    def kill_it() -> None:
+        second.killer = Killer(0.0, group=False)
+
+    second.just_before(phase, kill_it)
+    died = expect_death(second, "kill")
+    assert died.phase == phase
+    return died
+
+
+@pytest.mark.parametrize("failpoint", ["index.after", "deploy.before", "deploy.after"])
+def test_what_was_decided_stays_so_until_somebody_goes_on(bench: Bench, failpoint: str) -> None:
+    """The tree is the good one, its deployment is not over: the fence stays closed. A second controller that dies
+    before it changes anything changes nothing of that."""
+    case = Case(bench, scenario_of(f"rollback_git.{failpoint}"))
+    died = expect_death(case.run(failpoint=f"rollback_git.{failpoint}:kill"), "kill")
+    assert (case.word(), case.rule_eleven(died)) == (outside.NEW, "kept closed")
+    again = die_just_before(case, died.run, "preflight")
+    assert case.rule_eleven(again, armed=False) == "kept closed"
+    assert not outside.running(case.shop)
+    assert case.go_on(died.run) in {"done", "already"}
+
+
+def test_a_fence_that_is_closed_again_has_a_watchdog_again(bench: Bench) -> None:
+    """The first one has opened it and said so; what the second one does is its own doing."""
+    case = Case(bench, scenario_of("restart_service.open.after"))
+    died = expect_death(case.run(failpoint="restart_service.open.after:kill"), "kill")
+    assert case.rule_eleven(died, armed=False) == "still open"
+    wait_for(case.report_of(died.run).exists, "the first watchdog")
+    again = die_just_before(case, died.run, "capture")
+    assert not outside.running(case.shop)
+    assert case.rule_eleven(again) == "opened, new"
     assert case.go_on(died.run) in {"done", "already"}

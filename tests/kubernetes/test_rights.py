@@ -11,32 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible.module_utils.rollbackctl.kube_auth import find_access
 from ansible.module_utils.rollbackctl.kube_client import Client, KubeError
 
 from lab.kubernetes.cluster import Cluster
 from tests.support.kube import fresh_namespace, token_kubeconfig
+from tests.support.kube_rights import LEVEL1, LEVEL2, Rules, role, shipped
 from tests.support.kube_service import BAD, GOOD, KubeService
-
-FILES = Path(__file__).resolve().parents[2] / "roles" / "rollback_kubernetes" / "files"
-Rules = list[dict[str, Any]]
-
-
-def shipped(file: str) -> list[dict[str, Any]]:
-    """Return the objects of a file."""
-    return list(yaml.safe_load((FILES / file).read_text(encoding="utf-8"))["items"])
-
-
-def role(name: str) -> Rules:
-    """Return the rules of a Role that ships."""
-    documents = [document for file in ("level1.yml", "level2.yml") for document in shipped(file)]
-    (found,) = [document["rules"] for document in documents if document["metadata"]["name"] == name]
-    return list(copy.deepcopy(found))
-
-
-LEVEL1 = [*role("rollbackctl-state"), *role("rollbackctl-level1")]
-LEVEL2 = [*LEVEL1, *role("rollbackctl-level2"), *role("rollbackctl-state-secrets")]
 
 
 def without(rules: Rules, verb: str, resource: str) -> Rules:

@@ -170,9 +170,10 @@ class LeaseStore(Store):
 
         with self._guard:
             began = _clock()
-            if self._token:  # what is known of the Lease may be from when it was ours: locked()
-                self._read()
-            self._read_again()
+            if self._token:
+                self._read()  # what is known of the Lease may be from when it was ours: locked()
+            else:
+                self._read_again()
             self._write(body)
             self._hold(taken[0], began)
         return taken[0]

@@ -39,22 +39,15 @@ from tests.support.far_proxy import FarProxy, far_proxy_of
 from tests.support.hosts import Worker
 from tests.support.kube import token_kubeconfig
 from tests.support.kube_proxy import Fault, Request
+from tests.support.kube_rights import LEVEL1
 from tests.support.kube_service import KubeService
 from tests.unit.module_utils.kube_server import Handler, Keys, serving
 
-LEVEL1 = Path(__file__).resolve().parents[3] / "roles/rollback_kubernetes/files/level1.yml"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 # A change, not one that is only tried (dryRun=All).
 DEPLOYMENTS = r"/deployments/[a-z]+$"
 WRITTEN = r"^[^?]*$"
 BUSY = ((500, ""), (502, ""), (503, ""), (504, ""), (429, "1"), (503, "1"))
-
-
-def rights() -> list[dict[str, Any]]:
-    """Return the rules of the Roles that ship for level 1."""
-    items = yaml.safe_load(LEVEL1.read_text(encoding="utf-8"))["items"]
-    roles = {item["metadata"]["name"]: item["rules"] for item in items}
-    return [*roles["rollbackctl-state"], *roles["rollbackctl-level1"]]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +84,7 @@ def stage(kube_bench: Bench, proxy: FarProxy, tmp_path_factory: pytest.TempPathF
     """A service of two workloads; what its runs ask of the API server can be spoilt."""
     folder = tmp_path_factory.mktemp("kubeconfig")
     lab = kube_bench.lab
-    return kube_bench.fresh(TWO, lambda space: token_kubeconfig(lab, space, rights(), folder, server=proxy.url))
+    return kube_bench.fresh(TWO, lambda space: token_kubeconfig(lab, space, LEVEL1, folder, server=proxy.url))
 
 
 @pytest.fixture
@@ -393,7 +386,7 @@ if THOROUGH:  # the API server goes on believing a token for ten seconds
         """K3: its ServiceAccount is deleted in mid-run; a resume with another one goes on."""
         service, space = case.service, case.service.namespace
         usual = service.kubeconfig
-        service.kubeconfig = token_kubeconfig(kube_bench.lab, space, rights(), tmp_path)
+        service.kubeconfig = token_kubeconfig(kube_bench.lab, space, LEVEL1, tmp_path)
         name = service.kubeconfig.name.partition(".")[0]
 
         def revoke() -> None:
@@ -568,7 +561,7 @@ def test_who_may_work_on_staging_cannot_start_a_run_on_production(
     """X15: credentials of one environment, the profile of another one."""
     staging = kube_bench.fresh(scene_called("undo")).service
     usual = case.service.kubeconfig
-    case.service.kubeconfig = token_kubeconfig(kube_bench.lab, staging.namespace, rights(), tmp_path)
+    case.service.kubeconfig = token_kubeconfig(kube_bench.lab, staging.namespace, LEVEL1, tmp_path)
     before = case.service.objects()
     ending = case.run().go()
     case.service.kubeconfig = usual
@@ -585,7 +578,7 @@ def test_who_may_work_on_staging_cannot_start_a_run_on_production(
 def test_check_mode_only_looks(case: Case, kube_bench: Bench, root: Path, tmp_path: Path) -> None:
     """E16: by the API server's own word, its audit log."""
     service, space = case.service, case.service.namespace
-    kubeconfig = token_kubeconfig(kube_bench.lab, space, rights(), tmp_path)
+    kubeconfig = token_kubeconfig(kube_bench.lab, space, LEVEL1, tmp_path)
     user = f"system:serviceaccount:{space}:{kubeconfig.name.partition('.')[0]}"
     state = {**service.state, "kubeconfig": str(kubeconfig)}
     state.pop("service")

@@ -327,11 +327,10 @@ def test_a_lease_that_ends_at_this_moment_lets_nobody_pass_a_closed_fence(
     fenced(service)
     write(service, "db", HALF)
     watchdogs()
-    left = iter([0.001, -0.001])
-    monkeypatch.setattr(DirectoryStore, "lease_ends_in", lambda _store, _lease: next(left, -1.0))
     with service.store.locked():  # the dead controller's lease, not given back
         service.store.acquire(RUN, "ops", "gone", 1, service.lease_seconds)
-    left = iter([0.001, -0.001])
+    left = iter([0.001])
+    monkeypatch.setattr(DirectoryStore, "lease_ends_in", lambda _store, _lease: next(left, -0.001))
     with pytest.raises(LeaseHeld):
         service.open(identity=OTHER_RUN)
     with pytest.raises(Refused, match="behind a closed fence"):

@@ -6,16 +6,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 from ansible.module_utils.rollbackctl.kube_client import Client
 
 from lab.kubernetes.cluster import Cluster
 from tests.faults.harness import Died
 from tests.support.kube import token_kubeconfig
+from tests.support.kube_rights import LEVEL2
 from tests.unit.module_utils.kube_config_parts import GOOD_MAP, GOOD_SECRET, MAP, SECRET, Scene
 from tests.unit.module_utils.kube_config_runs import Service
 
-RIGHTS = Path(__file__).resolve().parents[3] / "roles" / "rollback_kubernetes" / "files"
 TEMPLATE = {
     "metadata": {"labels": {"app": "api"}},
     "spec": {
@@ -59,15 +58,20 @@ def rollouts(scene: Scene) -> int:
     return max(int(item["metadata"]["annotations"]["deployment.kubernetes.io/revision"]) for item in found)
 
 
-@pytest.mark.parametrize("mode", ["in_place", "versioned"])
-def test_pods_get_the_pair_that_was_recorded(scene: Scene, lab_cluster: Cluster, mode: str) -> None:
+def broken(scene: Scene, kubeconfig: Path, mode: str) -> tuple[Service, tuple[dict[str, str], dict[str, str]]]:
+    """Make a service with a proven checkpoint and break its pair; return it, and what the bad release's pods read."""
     scene.options["mode"] = mode
-    service = Service(scene, lab_cluster.kubeconfig, workload=WORKLOAD)
+    service = Service(scene, kubeconfig, workload=WORKLOAD)
     scene.make_good()
     deployed(scene)
     service.checkpoint()
     scene.break_it()
-    bad = read_by_pods(scene)
+    return service, read_by_pods(scene)
+
+
+@pytest.mark.parametrize("mode", ["in_place", "versioned"])
+def test_pods_get_the_pair_that_was_recorded(scene: Scene, lab_cluster: Cluster, mode: str) -> None:
+    service, bad = broken(scene, lab_cluster.kubeconfig, mode)
     ending, run = service.run()
     assert ending["outcome"] == "done", ending
     assert read_by_pods(scene) == (GOOD_MAP, GOOD_SECRET)
@@ -84,13 +88,7 @@ def test_pods_get_the_pair_that_was_recorded(scene: Scene, lab_cluster: Cluster,
 
 @pytest.mark.parametrize("mode", ["in_place", "versioned"])
 def test_pods_get_back_what_they_had_when_a_run_fails_later(scene: Scene, lab_cluster: Cluster, mode: str) -> None:
-    scene.options["mode"] = mode
-    service = Service(scene, lab_cluster.kubeconfig, workload=WORKLOAD)
-    scene.make_good()
-    deployed(scene)
-    service.checkpoint()
-    scene.break_it()
-    bad = read_by_pods(scene)
+    service, bad = broken(scene, lab_cluster.kubeconfig, mode)
     ending, _ = service.run(break_after="verify")
     assert ending["outcome"] == "restored", ending
     assert read_by_pods(scene) == bad
@@ -108,21 +106,8 @@ def test_the_rights_that_ship_for_level_2_are_enough(
     scene: Scene, lab_cluster: Cluster, tmp_path: Path, mode: str
 ) -> None:
     """X14: from the checkpoint to taking the run back, with the Roles of both levels and without that of finalize."""
-    items = [
-        one
-        for file in ("level1.yml", "level2.yml")
-        for one in yaml.safe_load((RIGHTS / file).read_text(encoding="utf-8"))["items"]
-    ]
-    roles = {one["metadata"]["name"]: one["rules"] for one in items}
-    names = ("rollbackctl-state", "rollbackctl-level1", "rollbackctl-level2", "rollbackctl-state-secrets")
-    rules = [rule for name in names for rule in roles[name]]
-    scene.options["mode"] = mode
-    service = Service(scene, token_kubeconfig(lab_cluster, scene.namespace, rules, tmp_path), workload=WORKLOAD)
-    scene.make_good()
-    deployed(scene)
-    service.checkpoint()
-    scene.break_it()
-    bad = read_by_pods(scene)
+    kubeconfig = token_kubeconfig(lab_cluster, scene.namespace, LEVEL2, tmp_path)
+    service, bad = broken(scene, kubeconfig, mode)
     ending, run = service.run()
     assert ending["outcome"] == "done", ending
     assert read_by_pods(scene) == (GOOD_MAP, GOOD_SECRET)
