@@ -78,7 +78,8 @@ def shop_of_a_seed(bench: Bench, seed: int, usual: dict[str, float], *, thorough
         kills += controller.died is not None
         case.parts()
         case.nothing_lost()
-        begun = controller.died.run if controller.died else str(controller.run["id"])
+        # A controller that was refused (somebody is still at work on the service) has not made the run another one.
+        begun = run or (controller.died.run if controller.died else str(controller.run["id"]))
         run = begun if case.store.read_plan(begun) is not None else ""
         if ending["outcome"] in {"done", "already"}:
             assert case.word() == outside.NEW, (seed, ending)
