@@ -172,6 +172,7 @@ class Run:
         self.before = dict(before or {})
         self.phases: list[str] = []
         self.died: Died | None = None
+        self.trouble: list[str] = []  # what failed while the run was taken back
         self.asked = {"rollback_run": named, "rollback_accept_data_loss_since": "2000-01-01T00:00:00Z"}
         self.run: dict[str, Any] = {
             "id": new_id("rb"),
@@ -226,7 +227,9 @@ class Run:
                 answer = {"failed": True, "msg": f"{phase} was told to fail."}
             if answer.get("failed"):
                 for after in ("fence", "undo", "resume") if self.run["fenced"] else ("undo", "resume"):
-                    self._phase(after)
+                    back = self._phase(after)
+                    if back.get("failed"):
+                        self.trouble.append(f"{after}: {back['msg']}")
                 break
         return answer
 
@@ -241,7 +244,8 @@ class Run:
         failed, message = bool(last.get("failed")), str(last.get("msg", ""))
         asked = {"rollback_soak_seconds": 0}
         work = lambda: finish_run(self.run, asked, self.roles, failed=failed, message=message)  # noqa: E731
-        return {"outcome": "unknown", **self._module("finish", work)}
+        trouble = {"trouble": self.trouble} if self.trouble else {}
+        return {"outcome": "unknown", **self._module("finish", work), **trouble}
 
     def _phase(self, phase: str) -> Answer:
         params = json.loads(json.dumps({"phase": phase, "roles": self.roles, "run": self.run}))
