@@ -34,6 +34,7 @@ BAR_FIFTY_SECONDS, BAR_PANIC_SECONDS = 2.5, 1.5
 BAR_OVERHEAD_SECONDS, BAR_SWITCH_SECONDS = 2.0, 1.0
 COLLECTION = "ansible"  # the PyPI package that carries kubernetes.core
 PATIENCE_SECONDS = 180
+RESTING_SHARE = 0.25
 STRATEGIES = ("undo", "fast", "recreate", "blue_green")
 
 
@@ -72,14 +73,15 @@ class Field:
             )
 
     def rest(self) -> None:
-        """Wait until the pods of the version before have ended too: what a machine of two cores still does with them
-        would be measured with what comes next."""
+        """Wait until the pods of the version before have ended too and the processors are mostly idle: what a machine
+        of two cores still does with 50 pods would be measured with what comes next."""
         end = time.monotonic() + PATIENCE_SECONDS
         while len(self.admin.list(f"/api/v1/namespaces/{self.namespace}/pods")) > len(self.names):
             if time.monotonic() > end:
                 raise TimeoutError(f"pods of the version before have not ended within {PATIENCE_SECONDS} s")
             time.sleep(0.3)
-        time.sleep(1.0)
+        while _busy_share(seconds=1.0) > RESTING_SHARE and time.monotonic() < end:
+            pass
 
     def deploy(self) -> None:
         """Release the next version everywhere."""
@@ -114,6 +116,18 @@ class Field:
             and entry.get("stage") == "ResponseComplete"
         ]
         return (max(ends) - since).total_seconds()
+
+
+def _busy_share(seconds: float) -> float:
+    """Return which part of all processors' time was used, over so many seconds from now on."""
+
+    def times() -> list[int]:
+        return [int(word) for word in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]]
+
+    before = times()
+    time.sleep(seconds)
+    spent = [after - earlier for after, earlier in zip(times(), before, strict=True)]
+    return 1 - (spent[3] + spent[4]) / max(1, sum(spent))  # idle and waiting for the disk: proc(5)
 
 
 def _many(lab: Cluster, folder: Path, count: int, latency: float) -> list[dict[str, Any]]:

@@ -142,8 +142,8 @@ class Case:
         with self.store.locked(PATIENCE_SECONDS):  # it ends after its report
             pass
         said = read_document(report) or {}
-        # What was killed in place leaves a mark until it is mended, a deployment until it is over, a damaged database is
-        # without the log that lay beside it: not for a watchdog.
+        # What was killed in place leaves a mark until it is mended, a deployment until it is over, and a damaged
+        # database is without the log that lay beside it: not for a watchdog.
         unfinished = any(words in said["text"] for words in UNFINISHED)
         assert said["opened"] == (word in {outside.OLD, outside.NEW} and not unfinished), (word, said)
         assert bool(outside.running(self.shop)) == said["opened"], (word, said)

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -32,8 +33,10 @@ __all__ = ["Client", "KubeError", "Rule"]
 T = TypeVar("T")
 R = TypeVar("R")
 Objects = list[dict[str, Any]]  # inside the class, `list` is its method
+_Collection = tuple[str, Mapping[str, str]]  # its path, and the query
 PAGE = "500"
 _BUSY = frozenset({429, 500, 502, 503, 504})
+_JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
@@ -66,6 +69,7 @@ class Client:
         self._threads = threads
         self._connections = Connections(access, threads)
         self._trouble = Trouble()
+        self._known: dict[tuple[str, str], bytes | KubeError] = {}  # what `ahead` was answered
 
     def get(self, path: str, **query: str) -> dict[str, Any]:
         """Return one object."""
@@ -86,7 +90,7 @@ class Client:
 
     def list_at(self, path: str, **query: str) -> tuple[Objects, str]:
         """Return all objects of a collection, and the resourceVersion from which to watch it."""
-        items, version, kind = self._pages(path, query, "application/json")
+        items, version, kind = self._pages(path, query, _JSON)
         for item in items:
             item.setdefault("apiVersion", kind[0])
             item.setdefault("kind", kind[1].removesuffix("List"))
@@ -151,6 +155,29 @@ class Client:
         All are tried; then the first error (in the order of the items) is raised. A signal's exception gets through.
         """
         return each(do, items, self._threads)
+
+    @contextmanager
+    def ahead(
+        self, *, objects: Sequence[str] = (), lists: Sequence[_Collection] = (), names: Sequence[_Collection] = ()
+    ) -> Iterator[None]:
+        """Ask side by side for objects (by path), lists and names (path, query), which the body takes by `find`, `list`
+        and `names` instead of asking: each once. What could not be had is asked for again there, where its error
+        belongs."""
+        targets = [(path, _JSON) for path in objects]
+        targets += [(_target(path, {"limit": PAGE, **query}), _JSON) for path, query in lists]
+        targets += [(_target(path, {"limit": PAGE, **query}), _METADATA) for path, query in names]
+        answers = self.each(self._in_advance, targets)
+        self._known = {target: answer for target, answer in zip(targets, answers) if answer is not None}
+        try:
+            yield
+        finally:
+            self._known = {}
+
+    def _in_advance(self, target: tuple[str, str]) -> bytes | KubeError | None:
+        try:
+            return self._whole("GET", target[0], {}, accept=target[1])
+        except KubeError as exc:
+            return exc if exc.status == 404 else None
 
     def allowed(self, rules: Sequence[Rule]) -> builtins.list[Rule]:
         """Return those of the rules that we may NOT do, by asking the server."""
@@ -229,12 +256,16 @@ class Client:
         *,
         body: bytes | None = None,
         content: str = "",
-        accept: str = "application/json",
+        accept: str = _JSON,
         safe: bool = False,
         verb: str = "",
     ) -> bytes:
         """Send a request, again where that does no harm, and return the whole body of a good answer."""
-        target = f"{path}?{urlencode(query)}" if query else path
+        target = _target(path, query)
+        if method == "GET" and (known := self._known.pop((target, accept), None)) is not None:
+            if isinstance(known, KubeError):
+                raise known
+            return known
         verb = verb or what(_VERBS[method], path)
         headers = {"Accept": accept, **({"Content-Type": content} if body is not None else {})}
         safe = safe or method == "GET"
@@ -254,6 +285,10 @@ class Client:
                     self._trouble.note()
             if not _worth_it(error, safe=safe) or not patience.wait(error.retry_after):
                 raise error
+
+
+def _target(path: str, query: Mapping[str, str]) -> str:
+    return f"{path}?{urlencode(query)}" if query else path
 
 
 _VERBS = {"GET": "read", "POST": "create", "PUT": "replace", "PATCH": "patch", "DELETE": "delete"}

@@ -49,6 +49,12 @@ class KubeJournal(Journal):
             self._read()
         return list(self._events or ())
 
+    def item(self) -> Mapping[str, Any] | None:
+        """Return the run's object; None when there is none."""
+        if self._item is None:
+            self._item = self.client.find(self.path)
+        return self._item
+
     def append(self, event: str, **facts: Any) -> dict[str, Any]:
         """Write one event durably and return it. Facts are JSON values and hold no secret.
 

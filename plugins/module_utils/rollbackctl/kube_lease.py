@@ -50,7 +50,9 @@ class LeaseStore(Store):
         self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._path = f"{self._leases}/{prefix}"
         self._document: Document | None = None  # as it was read or written last
-        self._mark = ""  # of the step of this process; empty when not locked
+        self._mark = ""  # of the step of this process; empty when not marked
+        self._locked = False
+        self._whole = False  # whether the mark stays from one step to the next
         self._token = 0
         self._good_until = 0.0
         self._read_at = 0.0  # when the API server answered last about the Lease
@@ -108,9 +110,36 @@ class LeaseStore(Store):
 
         :raises LeaseHeld: another process's step is under way for longer than wait_seconds.
         """
-        if self._mark:
+        if self._locked:
             raise self.held("This process is still changing this service.")
-        deadline = time.monotonic() + wait_seconds
+        if not self._mark:  # a step before this one may have left it: whole()
+            self._begin(time.monotonic() + wait_seconds)
+        self._locked = True
+        try:
+            yield
+        finally:
+            self._locked = False
+            if not self._whole:
+                self._unmark()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Have the steps in the body be one: the mark stays between them, and a lease renewed a moment ago is not
+        renewed again. For a process that does a run alone.
+        """
+        self._whole = True
+        try:
+            yield
+        finally:
+            self._whole = False
+            if self._mark:
+                self._unmark()
+
+    def _begin(self, deadline: float) -> None:
+        """Choose the mark of this process's step, once no other's is under way.
+
+        :raises LeaseHeld: one is, at the deadline (time.monotonic()).
+        """
         # Who has just written it as its holder need not ask: if another wrote meanwhile, the next write says so.
         if self._unsure or _clock() > min(self._good_until, self._read_at + FRESH_SECONDS):
             self._read()
@@ -120,10 +149,6 @@ class LeaseStore(Store):
             time.sleep(POLL_SECONDS)
             self._read()
         self._mark = f"{_here()} {os.getpid()} {_born(os.getpid())} {uuid.uuid4()}"
-        try:
-            yield
-        finally:
-            self._unmark()
 
     def _unmark(self) -> None:
         """Take the mark away. Where that does not work it ends with this process, or with the lease."""
@@ -198,9 +223,18 @@ class LeaseStore(Store):
 
         with self._guard:
             began = _clock()
+            if self._whole and self._just_renewed(run, token, began):
+                return
             self._read_again()
             self._write(body)
             self._hold(held[0], began)
+
+    def _just_renewed(self, run: str, token: int, moment: float) -> bool:
+        """Say whether a step before this one, with the same mark, has proven the lease a moment ago."""
+        lease = _terms(self._document)
+        known = lease is not None and (lease.run, lease.token) == (run, token)
+        marked = _note(self._document, STEP_NOTE) == self._mark
+        return known and marked and not self._unsure and moment - self._read_at <= FRESH_SECONDS
 
     def _hold(self, lease: Lease, began: float) -> None:
         """Remember until when this process may rely on the lease that it began to write at a time."""

@@ -128,7 +128,26 @@ class KubernetesStore(LeaseStore):
             try:
                 yield
             finally:
+                if not self._whole:
+                    self._journals.clear()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Have the steps in the body be one, and read each journal only once meanwhile."""
+        with super().whole():
+            try:
+                yield
+            finally:
                 self._journals.clear()
+
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Ask side by side for what a run reads when it begins: each is asked for again when it is read once more."""
+        checkpoints = (self._maps, {"labelSelector": self._selector("checkpoint")})
+        fences = (self._maps, {"labelSelector": self._selector("run", FENCE_LABEL)})
+        objects = (self._map("quarantine"), self._path)
+        with self.client.ahead(objects=objects, lists=[checkpoints], names=[fences]):
+            yield
 
     @contextmanager
     def inherited(self, run: str) -> Iterator[None]:
@@ -167,7 +186,7 @@ class KubernetesStore(LeaseStore):
         return [(meta["labels"][RUN_LABEL], meta["labels"].get(FENCE_LABEL, "")) for meta in metas]
 
     def journal(self, run: str) -> KubeJournal:
-        """Return a run's journal. While locked, what was read once is not read again."""
+        """Return a run's journal. While marked, what was read once is not read again."""
         journal = self._journals.get(run) if self._mark else None
         if journal is None:
             journal = KubeJournal(self._beside(self._run_name(run), run), self._token)
@@ -225,7 +244,7 @@ class KubernetesStore(LeaseStore):
 
     def read_plan(self, run: str) -> dict[str, Any] | None:
         """Return a run's plan; None when the run never came to one."""
-        found = self.client.find(self._map(self._run_name(run)))
+        found = self.journal(run).item()
         return self._unpacked(found, "plan", f"The plan of run {run}")
 
     def write_plan(self, run: str, plan: dict[str, Any]) -> None:

@@ -43,23 +43,38 @@ class Panic:
         """Do it and return the facts for the record, with the ending."""
         try:
             self.store = open_store(dict(self.run["state"]))
-            named = {"rollback_run": self.run.get("named", "")}
-            opened = open_run(self.run, self.service, named, dry=self.dry, store=self.store)
-        except LeaseHeld as error:
-            return self._end(outcome.REFUSED, f"{error.message} Nothing was changed.", error.next_step)
         except RollbackError as error:
             return self._without_ledger(error)
+        with self.store.whole():
+            ended = self._change(self.store)
+        if ended:
+            return self.facts
+        self._phase("verify")
+        return self._finish()
+
+    def _change(self, store: Store) -> bool:
+        """Open the run, plan it and put everything back; say whether it has ended with that already."""
+        try:
+            named = {"rollback_run": self.run.get("named", "")}
+            opened = open_run(self.run, self.service, named, dry=self.dry, store=store)
+        except LeaseHeld as error:
+            self._end(outcome.REFUSED, f"{error.message} Nothing was changed.", error.next_step)
+            return True
+        except RollbackError as error:
+            self._without_ledger(error)
+            return True
         self.run.update(opened, service=self.service["name"], to={})
         self.facts["run"] = self.run
         if not self._plan():
-            return self._finish()
+            self._finish()
+            return True
         if self.dry:
-            return self._end(outcome.DONE, "This is what would be done.", "")
+            self._end(outcome.DONE, "This is what would be done.", "")
+            return True
         for entry in self.facts["plan"]["entries"]:
             if entry["action"] == "change":
                 self._phase("rollback", only=entry["name"])
-        self._phase("verify")
-        return self._finish()
+        return False
 
     def _plan(self) -> bool:
         """Find out what can be put back and write that down; what cannot is a problem, not an end."""

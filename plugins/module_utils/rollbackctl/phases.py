@@ -46,6 +46,7 @@ class Work:
     proposals: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
     _plan: Plan | None = None
+    _checkpoints: list[dict[str, Any]] | None = None
 
     def note(self, name: str, status: str, text: str, began: float, read_back: str = "") -> None:
         """Add one component's line to the result. began: from time.monotonic()."""
@@ -66,6 +67,12 @@ class Work:
         if self._plan is None:
             self._plan = self._read_plan()
         return self._plan
+
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """Return the service's checkpoints, newest first, read once for all components."""
+        if self._checkpoints is None:
+            self._checkpoints = self.store.checkpoints()
+        return self._checkpoints
 
     def _read_plan(self) -> Plan:
         document = self.store.read_plan(str(self.run["id"]))
@@ -196,11 +203,11 @@ def wanted(work: Work, driver: Driver, live: Version) -> Version | str | None:
     if inherent is not None:
         return inherent
     if run.get("checkpoint"):
-        for document in work.store.checkpoints():
+        for document in work.checkpoints():
             if document["id"] == run["checkpoint"] and driver.name in document.get("components", {}):
                 return Version.from_dict(document["components"][driver.name])
         raise Refused(f"Checkpoint {run['checkpoint']} does not hold {driver.name}.", _name_it(driver.name))
-    known = [f"{d['id']} ({d['state']}, {d['taken']})" for d in work.store.checkpoints()]
+    known = [f"{d['id']} ({d['state']}, {d['taken']})" for d in work.checkpoints()]
     known += driver.choices()
     raise Refused(
         f"There is no proven checkpoint to take {driver.name} back to. Candidates: {', '.join(known) or 'none'}. "

@@ -98,14 +98,16 @@ def open_run(
         named = newest_to_take_back(store, str(run["takes_back"]))
     if named:
         facts.update(_named_run(store, kind, int(run["level"]), named))
-    if kind in ("rollback", "preflight", "panic") and not facts["resume"]:
-        facts["checkpoint"] = choose_checkpoint(store, str(asked.get("rollback_checkpoint") or ""))
-    elif kind in ("checkpoint", "adopt"):
-        facts["checkpoint"] = str(facts["id"]).replace("rb-", "cp-", 1)
-    if dry:
-        _warn_of_lease(store, facts)
-    else:
-        facts["token"] = _take_lease(store, run, str(facts["id"]), named)
+    begins = kind in ("rollback", "preflight", "panic") and not facts["resume"]
+    with store.ahead() if begins else contextlib.nullcontext():
+        if begins:
+            facts["checkpoint"] = choose_checkpoint(store, str(asked.get("rollback_checkpoint") or ""))
+        elif kind in ("checkpoint", "adopt"):
+            facts["checkpoint"] = str(facts["id"]).replace("rb-", "cp-", 1)
+        if dry:
+            _warn_of_lease(store, facts)
+        else:
+            facts["token"] = _take_lease(store, run, str(facts["id"]), named)
     return facts
 
 

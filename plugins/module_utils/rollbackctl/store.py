@@ -104,6 +104,14 @@ class Store(ABC):
         """Keep this process's other threads from using what a fork would share, such as a library's locks."""
         return nullcontext()
 
+    def ahead(self) -> AbstractContextManager[None]:
+        """Get what a run reads when it begins, if that takes long one after another."""
+        return nullcontext()
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Take the steps in the body for one, if the space between them costs anything: a process does a run alone."""
+        return nullcontext()
+
     def inherited(self, run: str) -> AbstractContextManager[None]:  # noqa: ARG002 - the lock is all that is needed
         """Work for a run whose lease has ended, as its watchdog; call it locked. In a directory nobody else can, while
         this process holds the lock.

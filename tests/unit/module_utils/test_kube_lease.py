@@ -305,6 +305,43 @@ def test_a_process_does_not_lock_twice(store: KubernetesStore) -> None:
         store.renew(RUN, 1)
 
 
+def test_steps_that_are_one_keep_others_out_in_between(place: Place) -> None:
+    alone = place.store
+    with alone.whole():
+        token = take(alone).token
+        mark, version = place.mark, place.lease()["metadata"]["resourceVersion"]
+        assert f" {os.getpid()} " in mark
+        with pytest.raises(LeaseHeld, match="still changing"), place.store.locked(0.1):
+            pass
+        with changing_step(alone, RUN, token) as journal:
+            journal.append("begin")
+        assert place.lease()["metadata"]["resourceVersion"] == version, "what was renewed a moment ago needs nothing"
+        time.sleep(kube_lease.FRESH_SECONDS + 0.1)
+        with alone.locked():
+            alone.renew(RUN, token)
+        assert place.lease()["metadata"]["resourceVersion"] != version
+        with pytest.raises(RollbackError, match="does not hold"), alone.locked():
+            alone.renew(OTHER_RUN, token)
+    assert place.mark == ""
+    with alone.locked():
+        alone.renew(RUN, token)
+
+
+def test_steps_that_are_one_find_out_that_they_were_taken_over(place: Place) -> None:
+    alone = place.store
+    with alone.whole():
+        token = take(alone, seconds=1.0).token
+        time.sleep(1.5 + kube_lease.FRESH_SECONDS)
+        with place.store.locked():
+            pass  # the lease has ended, and so has the mark
+        take(place.store)
+        with pytest.raises(RollbackError, match="does not hold"), changing_step(alone, RUN, token):
+            pass
+        with pytest.raises(RollbackError):
+            alone.prove()
+    assert place.lease()["spec"]["leaseTransitions"] == token + 1
+
+
 def test_a_step_that_loses_the_race_for_the_mark_changes_nothing(place: Place, store: KubernetesStore) -> None:
     """Two controllers of one run, both of which read the Lease while it was free."""
     take(store)
