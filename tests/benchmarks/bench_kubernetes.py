@@ -236,7 +236,9 @@ def _collection(field: Field, kubeconfig: Path) -> None:
     }
     book = field.folder / "collection.yml"
     book.write_text(yaml.safe_dump([play]), encoding="utf-8")
-    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(_collections()), "ANSIBLE_CONFIG": os.devnull}
+    settings = field.folder / "collection.cfg"  # Ansible's own defaults, as nobody's settings
+    settings.touch()
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(_collections()), "ANSIBLE_CONFIG": str(settings)}
     environment["ANSIBLE_PYTHON_INTERPRETER"] = str(BIN / "python")
     subprocess.run([BIN / "ansible-playbook", str(book)], check=True, capture_output=True, env=environment, timeout=600)
 
