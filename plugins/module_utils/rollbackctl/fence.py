@@ -48,7 +48,7 @@ def close_fences(work: Work) -> None:
 
     After a failure before anything was begun there is nothing to take back, and so no reason to stop the service.
     """
-    plan = work.plan()
+    plan = work.plan
     fences = _fences(work)
     if not plan.fence or not fences or (work.run.get("after_failure") and not _touched(work)):
         return
@@ -74,7 +74,7 @@ def open_fences(work: Work) -> None:
 
     :raises StepFailed: it reads as neither; the fences stay closed and the message says what comes next.
     """
-    plan = work.plan()
+    plan = work.plan
     run = str(work.run["id"])
     fences = _fences(work)
     with changing_step(work.store, run, int(work.run["token"])) as journal:

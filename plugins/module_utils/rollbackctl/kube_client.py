@@ -33,7 +33,6 @@ __all__ = ["Client", "KubeError", "Rule"]
 T = TypeVar("T")
 R = TypeVar("R")
 Objects = list[dict[str, Any]]  # inside the class, `list` is its method
-_Collection = tuple[str, Mapping[str, str]]  # its path, and the query
 PAGE = "500"
 _BUSY = frozenset({429, 500, 502, 503, 504})
 _JSON = "application/json"
@@ -69,7 +68,7 @@ class Client:
         self._threads = threads
         self._connections = Connections(access, threads)
         self._trouble = Trouble()
-        self._known: dict[tuple[str, str], bytes | KubeError] = {}  # what `ahead` was answered
+        self._known: dict[str, bytes | KubeError] = {}  # what `ahead` was answered
 
     def get(self, path: str, **query: str) -> dict[str, Any]:
         """Return one object."""
@@ -158,14 +157,11 @@ class Client:
 
     @contextmanager
     def ahead(
-        self, *, objects: Sequence[str] = (), lists: Sequence[_Collection] = (), names: Sequence[_Collection] = ()
+        self, *, objects: Sequence[str] = (), lists: Sequence[tuple[str, Mapping[str, str]]] = ()
     ) -> Iterator[None]:
-        """Ask side by side for objects (by path), lists and names (path, query), which the body takes by `find`, `list`
-        and `names` instead of asking: each once. What could not be had is asked for again there, where its error
-        belongs."""
-        targets = [(path, _JSON) for path in objects]
-        targets += [(_target(path, {"limit": PAGE, **query}), _JSON) for path, query in lists]
-        targets += [(_target(path, {"limit": PAGE, **query}), _METADATA) for path, query in names]
+        """Ask side by side for objects (by path) and lists (path, query), which the body takes by `find` and `list`
+        instead of asking: each once. What could not be had is asked for again there, where its error belongs."""
+        targets = [*objects, *(_target(path, {"limit": PAGE, **query}) for path, query in lists)]
         answers = self.each(self._in_advance, targets)
         self._known = {target: answer for target, answer in zip(targets, answers) if answer is not None}
         try:
@@ -173,9 +169,9 @@ class Client:
         finally:
             self._known = {}
 
-    def _in_advance(self, target: tuple[str, str]) -> bytes | KubeError | None:
+    def _in_advance(self, target: str) -> bytes | KubeError | None:
         try:
-            return self._whole("GET", target[0], {}, accept=target[1])
+            return self._whole("GET", target, {})
         except KubeError as exc:
             return exc if exc.status == 404 else None
 
@@ -262,7 +258,8 @@ class Client:
     ) -> bytes:
         """Send a request, again where that does no harm, and return the whole body of a good answer."""
         target = _target(path, query)
-        if method == "GET" and (known := self._known.pop((target, accept), None)) is not None:
+        asks = method == "GET" and accept == _JSON
+        if asks and (known := self._known.pop(target, None)) is not None:
             if isinstance(known, KubeError):
                 raise known
             return known

@@ -142,11 +142,12 @@ class KubernetesStore(LeaseStore):
 
     @contextmanager
     def ahead(self) -> Iterator[None]:
-        """Ask side by side for what a run reads when it begins: each is asked for again when it is read once more."""
+        """Ask side by side for what a run reads when it begins: each is asked for again when it is read once more.
+
+        Not whether a fence is closed: that counts at the moment at which the lock is had, which may be later.
+        """
         checkpoints = (self._maps, {"labelSelector": self._selector("checkpoint")})
-        fences = (self._maps, {"labelSelector": self._selector("run", FENCE_LABEL)})
-        objects = (self._map("quarantine"), self._path)
-        with self.client.ahead(objects=objects, lists=[checkpoints], names=[fences]):
+        with self.client.ahead(objects=[self._map("quarantine"), self._path], lists=[checkpoints]):
             yield
 
     @contextmanager

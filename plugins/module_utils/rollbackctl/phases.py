@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Callable
 
 from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, FenceDriver, Finding, Version
@@ -45,8 +46,6 @@ class Work:
     steps: list[dict[str, Any]] = field(default_factory=list)
     proposals: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
-    _plan: Plan | None = None
-    _checkpoints: list[dict[str, Any]] | None = None
 
     def note(self, name: str, status: str, text: str, began: float, read_back: str = "") -> None:
         """Add one component's line to the result. began: from time.monotonic()."""
@@ -62,23 +61,18 @@ class Work:
             }
         )
 
+    @cached_property
     def plan(self) -> Plan:
-        """Return the run's plan from the store; no phase changes it, so it is read once."""
-        if self._plan is None:
-            self._plan = self._read_plan()
-        return self._plan
-
-    def checkpoints(self) -> list[dict[str, Any]]:
-        """Return the service's checkpoints, newest first, read once for all components."""
-        if self._checkpoints is None:
-            self._checkpoints = self.store.checkpoints()
-        return self._checkpoints
-
-    def _read_plan(self) -> Plan:
+        """The run's plan from the store; no phase changes it, so it is read once."""
         document = self.store.read_plan(str(self.run["id"]))
         if document is None:
             raise Refused(f"Run {self.run['id']} has no plan in {self.store.where}. Nothing was changed by this step.")
         return Plan.from_dict(document)
+
+    @cached_property
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """The service's checkpoints, newest first, read once for all components."""
+        return self.store.checkpoints()
 
 
 def run_phase(
@@ -133,7 +127,7 @@ def _result(work: Work, began: float, **more: Any) -> dict[str, Any]:
 
 
 def _preflight(work: Work) -> None:
-    resumed = work.plan() if work.run.get("resume") else None
+    resumed = work.plan if work.run.get("resume") else None
     for driver in work.drivers:
         began = time.monotonic()
         if resumed is not None:
@@ -203,11 +197,11 @@ def wanted(work: Work, driver: Driver, live: Version) -> Version | str | None:
     if inherent is not None:
         return inherent
     if run.get("checkpoint"):
-        for document in work.checkpoints():
+        for document in work.checkpoints:
             if document["id"] == run["checkpoint"] and driver.name in document.get("components", {}):
                 return Version.from_dict(document["components"][driver.name])
         raise Refused(f"Checkpoint {run['checkpoint']} does not hold {driver.name}.", _name_it(driver.name))
-    known = [f"{d['id']} ({d['state']}, {d['taken']})" for d in work.checkpoints()]
+    known = [f"{d['id']} ({d['state']}, {d['taken']})" for d in work.checkpoints]
     known += driver.choices()
     raise Refused(
         f"There is no proven checkpoint to take {driver.name} back to. Candidates: {', '.join(known) or 'none'}. "
@@ -241,7 +235,7 @@ def _preflight_resumed(work: Work, driver: Driver, entry: Entry | None, began: f
 
 def _each(work: Work, do: Callable[[Driver, Entry, Journal], None], actions: tuple[str, ...] = ("change",)) -> None:
     """Do something with every component that the plan changes, in one changing step; what takes back goes backwards."""
-    plan = work.plan()
+    plan = work.plan
     order = _backwards(work.drivers) if work.phase == "undo" else work.drivers
     only = work.run.get("only")
     todo = [
@@ -329,7 +323,7 @@ def _rollback(work: Work) -> None:
         journal.append("applied", component=driver.name, read_back=reading.text)
         work.note(driver.name, "changed", entry.target.text, began, reading.text)
 
-    _require_closed_fence(work, work.plan())
+    _require_closed_fence(work, work.plan)
     _each(work, rollback, actions=("change", "follow"))
 
 
@@ -337,7 +331,7 @@ def _undo(work: Work) -> None:
     """Take back what this run changed, all of it or nothing: data that was written to since is never thrown away."""
     events = work.store.journal(str(work.run["id"])).events()
     begun = {event["component"] for event in events if event["event"] == "begin"}
-    plan = work.plan()
+    plan = work.plan
     if begun:
         _require_closed_fence(work, plan)
     for driver in work.drivers:
@@ -427,7 +421,7 @@ def _other(driver: Driver, entry: Entry, reading: Version) -> StateOther:
 
 
 def _verify(work: Work) -> None:
-    plan = work.plan()
+    plan = work.plan
     events = work.store.journal(str(work.run["id"])).events()
     wrong = []
     for driver in work.drivers:

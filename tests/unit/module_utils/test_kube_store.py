@@ -402,6 +402,12 @@ def test_a_run_behind_its_closed_fence_is_found(place: Place, store: KubernetesS
     assert store.behind_closed_fence({"rb-9"}) == ""  # what the service is now is the last run's doing
 
 
+def test_a_fence_that_closes_while_a_run_begins_is_seen(place: Place, store: KubernetesStore) -> None:
+    with store.ahead():  # what is asked here is older than the lock, for which a run may have to wait
+        fenced(place, "rb-1", "fence-closing", "fence-closed")
+        assert store.behind_closed_fence({"rb-9"}) == "rb-1"
+
+
 def test_a_new_run_is_refused_and_status_says_what_to_type(place: Place) -> None:
     fenced(place, RUN, "fence-closing", "fence-closed")
     with pytest.raises(Refused, match=f"Run {RUN} stopped behind a closed fence") as refusal:
