@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import yaml
 from ansible.module_utils.rollbackctl.kube_auth import find_access
 from ansible.module_utils.rollbackctl.kube_client import Client
+from ansible.module_utils.rollbackctl.kube_rollout import progress
 
 from lab.kubernetes.cluster import Cluster, cluster
 from tests.benchmarks.kubernetes_clients import Watcher
@@ -48,6 +50,7 @@ def bench() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="rollbackctl-bench-") as folder:
         for count in COUNTS:
             for latency in (0.0, LATENCY_SECONDS):
+                print(f"  {_what(count, latency)} ...", file=sys.stderr, flush=True)
                 rows += _many(lab, Path(folder), count, latency)
         rows += _users(lab, Path(folder))
     return rows
@@ -67,10 +70,11 @@ class Field:
 
     def ready(self) -> None:
         """Wait until every Deployment is available, of the version that it asks for."""
-        for name in self.names:
-            self.lab.kubectl(
-                "-n", self.namespace, "rollout", "status", f"deployment/{name}", f"--timeout={PATIENCE_SECONDS}s"
-            )
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not all(progress("deployment", item).done for item in self.admin.list(self.path)):
+            if time.monotonic() > end:
+                raise TimeoutError(f"not every Deployment is available within {PATIENCE_SECONDS} s")
+            time.sleep(0.3)
 
     def rest(self) -> None:
         """Wait until the pods of the version before have ended too and the processors are mostly idle: what a machine
@@ -130,6 +134,11 @@ def _busy_share(seconds: float) -> float:
     return 1 - (spent[3] + spent[4]) / max(1, sum(spent))  # idle and waiting for the disk: proc(5)
 
 
+def _what(count: int, latency: float) -> str:
+    """Return what is measured, in words."""
+    return f"{count} Deployment{'s' if count > 1 else ''}" + (f", {latency * 1000:.0f} ms latency" if latency else "")
+
+
 def _many(lab: Cluster, folder: Path, count: int, latency: float) -> list[dict[str, Any]]:
     admin = Client(find_access({"kubeconfig": str(lab.kubeconfig)}, os.environ))
     ours: list[float] = []
@@ -146,7 +155,6 @@ def _many(lab: Cluster, folder: Path, count: int, latency: float) -> list[dict[s
                 began = time.monotonic()
                 way()
                 usual.setdefault(name, []).append(time.monotonic() - began)
-                field.ready()
             for book, found in (("rollback-level1.yml", ours), ("panic.yml", panic)):
                 field.deploy()
                 mark, since = lab.audit_end(), datetime.now().astimezone()
@@ -155,7 +163,7 @@ def _many(lab: Cluster, folder: Path, count: int, latency: float) -> list[dict[s
                 found.append(field.accepted(since, mark))
                 if book == "rollback-level1.yml":
                     overhead.append(float(record["overhead_seconds"]))
-    what = f"{count} Deployment{'s' if count > 1 else ''}" + (f", {latency * 1000:.0f} ms latency" if latency else "")
+    what = _what(count, latency)
     bars = (count == 50 and latency > 0) or None
     note = "from the command to the last accepted change; ours counts Ansible's start, all checks and the plan in"
     rows = [
@@ -301,6 +309,7 @@ def _users(lab: Cluster, folder: Path) -> list[dict[str, Any]]:
     admin = Client(find_access({"kubeconfig": str(lab.kubeconfig)}, os.environ))
     rows = []
     for strategy in STRATEGIES:
+        print(f"  users of {strategy} ...", file=sys.stderr, flush=True)
         with fresh_namespace(admin, "bench") as namespace:
             shop = Shop(lab, admin, namespace, folder, strategy)
             ours = shop.watched(shop.ours)

@@ -12,6 +12,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -164,10 +165,19 @@ class KubeService:
         }
 
     def serve(self, name: str = "api", selector: Mapping[str, str] | None = None) -> None:
-        """Make the Service that users come by."""
+        """Make the Service that users come by; wait until the API server sends requests on to it, a moment later."""
         ports = [{"name": "http", "port": 80, "targetPort": 8080}]
         body = {"metadata": {"name": name}, "spec": {"selector": dict(selector or {"app": name}), "ports": ports}}
-        self.admin.create(f"/api/v1/namespaces/{self.namespace}/services", body)
+        path = f"/api/v1/namespaces/{self.namespace}/services"
+        self.admin.create(path, body)
+
+        def known() -> bool:
+            try:
+                return bool(self.admin.text(f"{path}/{name}:http/proxy/version"))
+            except KubeError as error:
+                return error.status != HTTPStatus.NOT_FOUND
+
+        self.until(known)
 
     def deploy(
         self,
