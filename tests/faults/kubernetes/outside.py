@@ -12,6 +12,7 @@ from tests.support.kube_service import KubeService
 
 OLD, NEW, NEITHER = "old", "new", "neither"
 OURS = "rollbackctl.io/"
+COPY_OF = f"{OURS}copy-of"
 Seen = dict[str, Any]
 KINDS = "deployments,services,configmaps,secrets,horizontalpodautoscalers,cronjobs"
 # What is wholly old or wholly new at every instant, and what is only given back at the end.
@@ -21,22 +22,35 @@ WHOLE, LENT = ("template", "selector", "data"), ("replicas", "strategy", "paused
 def read(service: KubeService) -> Seen:
     """Return everything that a rollback may change: (object, field) -> content."""
     said = service.lab.kubectl("--namespace", service.namespace, "get", KINDS, "--output=json")
+    items = json.loads(said)["items"]
+    alike = _alike(items)
     found: Seen = {}
-    for item in json.loads(said)["items"]:
+    for item in items:
         meta = item["metadata"]
         if (meta.get("labels") or {}).get("app.kubernetes.io/managed-by") == "rollbackctl":
             continue
         if meta["name"] != "kube-root-ca.crt":
             name = f"{item['kind'].lower()}/{meta['name']}"
-            found.update({f"{name} {field}": content for field, content in _fields(item).items()})
+            found.update({f"{name} {field}": content for field, content in _fields(item, alike).items()})
     return found
 
 
-def _fields(item: Mapping[str, Any]) -> dict[str, Any]:
+def _alike(items: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the copies that hold what the object itself holds, by name: pods that refer to either read the same."""
+    data = {(item["kind"], item["metadata"]["name"]): item.get("data") for item in items}
+    return {
+        item["metadata"]["name"]: original
+        for item in items
+        if (original := (item["metadata"].get("annotations") or {}).get(COPY_OF))
+        and item.get("data") == data.get((item["kind"], original))
+    }
+
+
+def _fields(item: Mapping[str, Any], alike: Mapping[str, str]) -> dict[str, Any]:
     spec = item.get("spec") or {}
     if item["kind"] == "Deployment":
         return {
-            "template": _without_ours(spec["template"]),
+            "template": _renamed(_without_ours(spec["template"]), alike),
             "replicas": spec["replicas"],
             "strategy": spec["strategy"],
             "paused": spec.get("paused", False),
@@ -56,6 +70,19 @@ def _without_ours(template: Mapping[str, Any]) -> dict[str, Any]:
     notes = {key: value for key, value in (meta.get("annotations") or {}).items() if not key.startswith(OURS)}
     meta.pop("annotations", None)
     return {**template, "metadata": {**meta, **({"annotations": notes} if notes else {})}}
+
+
+def _renamed(template: Mapping[str, Any], alike: Mapping[str, str]) -> Any:
+    """Return a template that refers to the objects themselves where it refers to copies that are alike."""
+
+    def each(part: Any) -> Any:
+        if isinstance(part, list):
+            return [each(one) for one in part]
+        if isinstance(part, dict):
+            return {key: each(value) for key, value in part.items()}
+        return alike.get(part, part)
+
+    return each(template)
 
 
 def judge(now: Seen, old: Seen, new: Seen, *, counts: bool, lent: tuple[str, ...] = ()) -> dict[str, str]:
