@@ -46,13 +46,12 @@ def bench() -> list[dict[str, Any]]:
     lab.up()
     for version in ("1.4.0", "1.5.0"):
         lab.image(version)
-    rows = []
     with tempfile.TemporaryDirectory(prefix="rollbackctl-bench-") as folder:
+        rows = _users(lab, Path(folder))
         for count in COUNTS:
             for latency in (0.0, LATENCY_SECONDS):
-                print(f"  {_what(count, latency)} ...", file=sys.stderr, flush=True)
+                _tell(f"{_what(count, latency)} ...")
                 rows += _many(lab, Path(folder), count, latency)
-        rows += _users(lab, Path(folder))
     return rows
 
 
@@ -134,6 +133,11 @@ def _busy_share(seconds: float) -> float:
     return 1 - (spent[3] + spent[4]) / max(1, sum(spent))  # idle and waiting for the disk: proc(5)
 
 
+def _tell(text: str) -> None:
+    """Say how far it is: all of it takes half an hour."""
+    print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
 def _what(count: int, latency: float) -> str:
     """Return what is measured, in words."""
     return f"{count} Deployment{'s' if count > 1 else ''}" + (f", {latency * 1000:.0f} ms latency" if latency else "")
@@ -156,12 +160,14 @@ def _many(lab: Cluster, folder: Path, count: int, latency: float) -> list[dict[s
                 began = time.monotonic()
                 way()
                 usual.setdefault(name, []).append(time.monotonic() - began)
+                _tell(f"{name} {usual[name][-1]:.2f} s")
             for book, found in (("rollback-level1.yml", ours), ("panic.yml", panic)):
                 field.deploy()
                 mark, since = lab.audit_end(), datetime.now().astimezone()
                 extra = ("-e", "rollback_environment=bench") if book == "panic.yml" else ("-l", "field")
                 record = _play(book, hosts, folder, *extra, "-e", "rollback_reason=bench")
                 found.append(field.accepted(since, mark))
+                _tell(f"{book} {found[-1]:.2f} s")
                 if book == "rollback-level1.yml":
                     overhead.append(float(record["overhead_seconds"]))
     what = _what(count, latency)
@@ -309,7 +315,7 @@ def _users(lab: Cluster, folder: Path) -> list[dict[str, Any]]:
     admin = Client(find_access({"kubeconfig": str(lab.kubeconfig)}, os.environ))
     rows = []
     for strategy in STRATEGIES:
-        print(f"  users of {strategy} ...", file=sys.stderr, flush=True)
+        _tell(f"users of {strategy} ...")
         with fresh_namespace(admin, "bench") as namespace:
             shop = Shop(lab, admin, namespace, folder, strategy)
             ours = shop.watched(shop.ours)
@@ -382,8 +388,7 @@ class Shop:
         """Break it, and run one way of putting it back under the eyes of a client."""
         self._break()
         with Watcher(f"http://{self.address}/version", good="1.4.0") as client:
-            client.wait_for(20)
-            client.start()
+            client.start(bad="1.5.0")
             run()
             self._ready()
             client.settle()
@@ -411,7 +416,6 @@ class Shop:
         else:
             self._kubectl("set", "image", "deployment/api", "api=lab.local/shop:1.5.0")
         self._ready()
-        time.sleep(1.0)  # until each node sends requests there
 
     def _ready(self) -> None:
         for name in self.names:

@@ -17,6 +17,7 @@ PAUSE_SECONDS = 0.01
 TIMEOUT_SECONDS = 3.0
 SETTLE_SECONDS = 1.0
 PATIENCE_SECONDS = 30.0
+STEADY = 200  # answers in a row; a second or so
 
 
 @dataclass(frozen=True)
@@ -51,23 +52,23 @@ class Watcher:
         for thread in self._threads:
             thread.join()
 
-    def wait_for(self, count: int) -> None:
-        """Wait for so many answers."""
-        while len(self._answers) < count:
-            time.sleep(PAUSE_SECONDS)
-
-    def start(self) -> None:
-        """Say that the change is asked for now."""
+    def start(self, bad: str) -> None:
+        """Wait until nothing but the bad version answers, and say that the change is asked for now."""
+        self._steady(bad)
         self._began = time.monotonic()
 
     def settle(self) -> None:
-        """Go on asking until the good version has answered, and for a moment more."""
-        end = time.monotonic() + PATIENCE_SECONDS
-        while not any(one.version == self._good for one in self._since()):
-            if time.monotonic() > end:
-                raise TimeoutError(f"version {self._good} did not answer within {PATIENCE_SECONDS:.0f} s")
-            time.sleep(PAUSE_SECONDS)
+        """Go on asking until nothing but the good version answers, and for a moment more."""
+        self._steady(self._good)
         time.sleep(SETTLE_SECONDS)
+
+    def _steady(self, version: str) -> None:
+        """Wait until the last answers are all of one version: pods of another one are heard for a moment longer."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while len(last := self._answers[-STEADY:]) < STEADY or any(one.version != version for one in last):
+            if time.monotonic() > end:
+                raise TimeoutError(f"not every answer was of version {version} within {PATIENCE_SECONDS:.0f} s")
+            time.sleep(PAUSE_SECONDS)
 
     def _since(self) -> list[Answer]:
         return sorted((one for one in self._answers if one.at >= self._began), key=lambda one: one.at)
