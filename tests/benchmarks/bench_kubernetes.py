@@ -134,7 +134,7 @@ def _busy_share(seconds: float) -> float:
 
 
 def _tell(text: str) -> None:
-    """Say how far it is: all of it takes half an hour."""
+    """Say how far it is: all of it takes close to an hour."""
     print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
