@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ class Journal(ABC):
     @abstractmethod
     def append(self, event: str, **facts: Any) -> dict[str, Any]:
         """Write one event durably and return it. Facts are JSON values and hold no secret."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Write what the body appends as one, where each write takes long; it is durable at the body's end."""
+        return nullcontext()
 
 
 class FileJournal(Journal):

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A run's journal in Kubernetes: one key of the run's ConfigMap an event.
 
-Each event is added by a JSON patch that first tests the run's token and the number of events so far. So a controller
-that was overtaken cannot write, a repeated request changes nothing, one that arrives late is not lost, and a lost
-answer is found out by reading back.
+Events are added by a JSON patch that first tests the run's token and the number of events so far. So a controller that
+was overtaken cannot write, a repeated request changes nothing, one that arrives late is not lost, and a lost answer is
+found out by reading back.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from .durable import digest
@@ -42,12 +43,17 @@ class KubeJournal(Journal):
         self.token = token
         self._item: Mapping[str, Any] | None = None  # as it was read or written last
         self._events: list[dict[str, Any]] | None = None
+        self._waiting: list[dict[str, Any]] | None = None  # together()
+        self._plan: dict[str, str] | None = None  # likewise
 
     def events(self) -> list[dict[str, Any]]:
         """Return the events, oldest first; reading stops at the first one that is missing or damaged."""
+        return [*self._written(), *(self._waiting or ())]
+
+    def _written(self) -> list[dict[str, Any]]:
         if self._events is None:
             self._read()
-        return list(self._events or ())
+        return self._events or []
 
     def item(self) -> Mapping[str, Any] | None:
         """Return the run's object; None when there is none."""
@@ -63,19 +69,52 @@ class KubeJournal(Journal):
         # What happened in the cluster is compared with it, so it is the cluster's time.
         moment = f"{self.client.server_time():%Y-%m-%dT%H:%M:%SZ}"
         entry: dict[str, Any] = json.loads(json.dumps({"event": event, "at": moment, **facts}))
+        if self._waiting is None:
+            self._write([entry])
+        else:
+            self._waiting.append(entry)
+        return dict(entry)
+
+    def write_plan(self, packed: dict[str, str]) -> None:
+        """Write the run's plan durably, beside the events.
+
+        :raises RollbackError: as by append.
+        """
+        if self._waiting is None:
+            self._write([], packed)
+        else:
+            self._plan = packed
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write what the body writes in one request at its end: all of it or, also when the body fails, nothing.
+
+        :raises RollbackError: as by append.
+        """
+        self._waiting = []
+        try:
+            yield
+            entries, plan = self._waiting, self._plan
+        finally:
+            self._waiting = self._plan = None
+        if entries or plan is not None:
+            self._write(entries, plan)
+
+    def _write(self, entries: list[dict[str, Any]], plan: dict[str, str] | None = None) -> None:
         for attempt in range(ATTEMPTS):
             time.sleep(attempt * PAUSE_SECONDS)
-            events = self.events()
-            key = _KEY.format(len(events))
-            line = self._line(entry, key)
+            events = self._written()
+            keys = [_KEY.format(len(events) + number) for number in range(len(entries))]
+            lines = {key: self._line(entry, key) for key, entry in zip(keys, entries)}
+            words = [_FENCE_WORDS[entry["event"]] for entry in entries if entry["event"] in _FENCE_WORDS]
             try:
-                self._item = self.client.json_patch(self.path, self._operations(event, key, line))
+                self._item = self.client.json_patch(self.path, self._operations(len(events), lines, words, plan))
             except KubeError as error:
                 problem = error
-                if not self._is_written(error, key, line):
+                if not self._is_written(error, lines, plan):
                     continue
-            self._events = [*events, entry]
-            return dict(entry)
+            self._events = [*events, *entries]
+            return
         raise problem
 
     def _line(self, entry: dict[str, Any], key: str) -> str:
@@ -85,29 +124,36 @@ class KubeJournal(Journal):
         shelf = Shelf(self.client, self.beside.namespace, f"{self.beside.name}-{key}", self.beside.meta)
         return json.dumps({"sha256": digest(entry), "at": shelf.save(entry)})
 
-    def _operations(self, event: str, key: str, line: str) -> list[dict[str, Any]]:
-        """Return the patch that adds an event behind the others. What is damaged is put aside, not away."""
+    def _operations(
+        self, known: int, lines: Mapping[str, str], words: list[str], plan: dict[str, str] | None
+    ) -> list[dict[str, Any]]:
+        """Return the patch that adds events behind the known ones, and the plan. What is damaged is put aside.
+
+        words: what the events say of the fence.
+        """
         count = _count(self._item)
         operations: list[dict[str, Any]] = [{"op": "test", "path": _note(TOKEN_NOTE), "value": str(self.token)}]
+        if plan is not None:
+            operations.append({"op": "add", "path": "/binaryData", "value": plan})
+        if not lines:
+            return operations
         if count is not None:
             operations.append({"op": "test", "path": _note(COUNT_NOTE), "value": count})
         operations += [
             {"op": "move", "from": f"/data/{other}", "path": f"/data/damaged-{other}"}
             for other in sorted(_data(self._item))
-            if other >= key and other.startswith("event-")
+            if other >= _KEY.format(known) and other.startswith("event-")
         ]
-        if _data(self._item):
-            operations.append({"op": "add", "path": f"/data/{key}", "value": line})
-        else:
-            operations.append({"op": "add", "path": "/data", "value": {key: line}})
-        operations.append({"op": "add", "path": _note(COUNT_NOTE), "value": str(int(key[-5:]) + 1)})
-        if event in _FENCE_WORDS:
-            operations.append({"op": "add", "path": _label(FENCE_LABEL), "value": _FENCE_WORDS[event]})
+        if not _data(self._item):
+            operations.append({"op": "add", "path": "/data", "value": {}})
+        operations += [{"op": "add", "path": f"/data/{key}", "value": line} for key, line in lines.items()]
+        operations.append({"op": "add", "path": _note(COUNT_NOTE), "value": str(known + len(lines))})
+        operations += [{"op": "add", "path": _label(FENCE_LABEL), "value": word} for word in words]
         return operations
 
-    def _is_written(self, error: KubeError, key: str, line: str) -> bool:
-        """Read the journal after a patch that failed, and say whether it was written after all; if not, it may be tried
-        again: the answer was lost, or a late request of this same run came first.
+    def _is_written(self, error: KubeError, lines: Mapping[str, str], plan: dict[str, str] | None) -> bool:
+        """Read the run's object after a patch that failed, and say whether it was written after all; if not, it may be
+        tried again: the answer was lost, or a late request of this same run came first.
 
         :raises RollbackError: another controller has taken the run over, the run is gone, or it can't be written.
         """
@@ -115,7 +161,8 @@ class KubeJournal(Journal):
         self._read()
         if self._item is None:
             raise RollbackError(f"The run's object {self.beside.name} is not there.", "rollbackctl status") from error
-        if _data(self._item).get(key) == line:
+        data = _data(self._item)
+        if all(data.get(key) == line for key, line in lines.items()) and plan in (None, self._item.get("binaryData")):
             return True
         if _notes(self._item).get(TOKEN_NOTE) != str(self.token):
             raise RollbackError(OVERTAKEN, "rollbackctl status") from error

@@ -78,6 +78,7 @@ class KubernetesStore(LeaseStore):
         self.where = f"namespace {self.namespace} of {access.text}"
         self.cluster = Cluster(self.client, self.namespace, self.prove)
         self._journals: dict[str, KubeJournal] = {}
+        self._checkpoints: list[dict[str, Any]] | None = None  # whole()
 
     # -- names -------------------------------------------------------------------------------------------------------
 
@@ -133,12 +134,13 @@ class KubernetesStore(LeaseStore):
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Have the steps in the body be one, and read each journal only once meanwhile."""
+        """Have the steps in the body be one, and read each journal and the checkpoints only once meanwhile."""
         with super().whole():
             try:
                 yield
             finally:
                 self._journals.clear()
+                self._checkpoints = None
 
     @contextmanager
     def ahead(self) -> Iterator[None]:
@@ -253,26 +255,7 @@ class KubernetesStore(LeaseStore):
 
         :raises RollbackError: another controller has taken the run over, or the API server does not take it.
         """
-        name = self._run_name(run)
-        packed = self._packed(name, run, "plan", plan)
-        guard = {"op": "test", "path": f"/metadata/annotations/{pointer(TOKEN_NOTE)}", "value": str(self._token)}
-        operations: list[dict[str, Any]] = [guard, {"op": "add", "path": "/binaryData", "value": packed}]
-        for attempt in range(ATTEMPTS):
-            time.sleep(attempt * PAUSE_SECONDS)
-            try:
-                self.journal(run).take(self.client.json_patch(self._map(name), operations))
-            except KubeError as error:
-                problem = error
-            else:
-                return
-            found = self.client.find(self._map(name))
-            if found is not None and found.get("binaryData") == packed:
-                return
-            if found is not None and _token_of(found) != self._token:
-                raise RollbackError(OVERTAKEN, "rollbackctl status")
-            if problem.status not in {409, *UNKNOWN}:
-                break
-        raise problem
+        self.journal(run).write_plan(self._packed(self._run_name(run), run, "plan", plan))
 
     def work_directory(self, run: str, component: str) -> Path | None:  # noqa: ARG002 - no directories here
         """Return None: what is in Kubernetes keeps nothing in directories."""
@@ -351,6 +334,8 @@ class KubernetesStore(LeaseStore):
     def checkpoints(self) -> list[dict[str, Any]]:
         """Return the checkpoints, newest first by the API server's clock. A damaged one is listed with state "damaged"
         and its message."""
+        if self._checkpoints is not None:
+            return list(self._checkpoints)
         found = []
         items = self.client.list(self._maps, labelSelector=self._selector("checkpoint"))
         for item in sorted(items, key=lambda item: (item["metadata"]["creationTimestamp"], item["metadata"]["name"])):
@@ -363,10 +348,14 @@ class KubernetesStore(LeaseStore):
                 document = {"id": identity, "state": "damaged", "taken": "", "message": error.message}
             if document is not None:
                 found.append(document)
-        return found[::-1]
+        found.reverse()
+        if self._whole:
+            self._checkpoints = found
+        return list(found)
 
     def write_checkpoint(self, document: dict[str, Any]) -> None:
         """Write a checkpoint's document; its artefacts are durable already."""
+        self._checkpoints = None
         identity = str(document["id"])
         name = self._checkpoint_name(identity)
         self._put(name, "checkpoint", self._packed(name, identity, "checkpoint", document), identity)

@@ -310,9 +310,10 @@ def _rollback(work: Work) -> None:
             return
         if state == OTHER and entry.action != "follow":
             raise _other(driver, entry, reading)
-        if state == LIVE:
-            capture_once(work.store, work.run, driver, reading, journal)
-        journal.append("begin", component=driver.name, target=entry.target.text)
+        with journal.together():
+            if state == LIVE:
+                capture_once(work.store, work.run, driver, reading, journal)
+            journal.append("begin", component=driver.name, target=entry.target.text)
         driver.apply(entry.target)
         state, reading = driver.state(entry, opened=False)
         if state != TARGET:

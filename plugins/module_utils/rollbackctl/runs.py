@@ -235,8 +235,10 @@ def plan_run(
     if not problems and not dry:
         with store.locked(LOCK_WAIT_SECONDS), _full_disk_refused(store):
             store.renew(plan.run, int(run["token"]))
-            store.write_plan(plan.run, plan.to_dict())
-            store.journal(plan.run).append("planned", hash=plan.hash)
+            journal = store.journal(plan.run)
+            with journal.together():
+                store.write_plan(plan.run, plan.to_dict())
+                journal.append("planned", hash=plan.hash)
     return {"plan": plan.to_dict(), "problems": problems}
 
 

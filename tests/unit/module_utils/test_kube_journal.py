@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.rollbackctl.durable import digest
 from ansible.module_utils.rollbackctl.errors import RollbackError
-from ansible.module_utils.rollbackctl.journal import Journal
-from ansible.module_utils.rollbackctl.kube_journal import COUNT_NOTE, FENCE_LABEL, LARGE_BYTES, TOKEN_NOTE
+from ansible.module_utils.rollbackctl.kube_journal import COUNT_NOTE, FENCE_LABEL, LARGE_BYTES, TOKEN_NOTE, KubeJournal
 from ansible.module_utils.rollbackctl.kube_store import KubernetesStore
 
 from lab.kubernetes.cluster import Cluster
@@ -35,7 +34,7 @@ def words(store: KubernetesStore) -> list[str]:
     return [event["event"] for event in store.journal(RUN).events()]
 
 
-def opened(store: KubernetesStore, *events: str) -> Journal:
+def opened(store: KubernetesStore, *events: str) -> KubeJournal:
     """Return the journal of a run whose lease the store holds, with some events in it."""
     take(store)
     journal = store.journal(RUN)
@@ -224,3 +223,72 @@ def test_a_refusal_is_said_and_nothing_is_written(
     with pytest.raises(RollbackError, match="403 Forbidden"):
         spoilt.journal(RUN).append("one")
     assert words(place.store) == []
+
+
+# -- several events, and the plan, as one -----------------------------------------------------------------------------
+
+
+def test_what_belongs_together_is_one_request(place: Place, spoilt: KubernetesStore, fault_proxy: FaultProxy) -> None:
+    with spoilt.locked():
+        spoilt.renew(RUN, 1)
+        journal = spoilt.journal(RUN)
+        before = fault_proxy.count("PATCH", "/configmaps/")
+        with journal.together():
+            spoilt.write_plan(RUN, {"run": RUN})
+            journal.append("planned")
+            journal.append("fence-closing")
+            assert [event["event"] for event in journal.events()] == ["planned", "fence-closing"]
+            assert (words(place.store), place.store.read_plan(RUN)) == ([], None)
+        assert fault_proxy.count("PATCH", "/configmaps/") == before + 1
+    assert (words(place.store), place.store.read_plan(RUN)) == (["planned", "fence-closing"], {"run": RUN})
+    assert run_object(place)["metadata"]["annotations"][COUNT_NOTE] == "2"
+    assert run_object(place)["metadata"]["labels"][FENCE_LABEL] == "closed"
+    journal.append("begin")
+    assert words(place.store) == ["planned", "fence-closing", "begin"]
+
+
+def test_nothing_is_written_when_what_belongs_together_breaks_off(place: Place, store: KubernetesStore) -> None:
+    journal = opened(store, "opened")
+
+    def breaks_off() -> None:
+        with journal.together():
+            journal.append("captured")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        breaks_off()
+    assert words(store) == words(place.store) == ["opened"]
+    with journal.together():
+        pass
+    journal.append("begin")
+    assert words(place.store) == ["opened", "begin"]
+
+
+@pytest.mark.parametrize("drop", ["before", "after"])
+def test_a_plan_with_its_event_whose_answer_is_lost_is_written_once(
+    place: Place, spoilt: KubernetesStore, fault_proxy: FaultProxy, drop: str
+) -> None:
+    fault = fault_proxy.add("/configmaps/", "PATCH", drop=drop)
+    with spoilt.locked():
+        spoilt.renew(RUN, 1)
+        journal = spoilt.journal(RUN)
+        with journal.together():
+            spoilt.write_plan(RUN, {"run": RUN})
+            journal.append("planned")
+    assert fault.met == 1
+    assert (words(place.store), place.store.read_plan(RUN)) == (["planned"], {"run": RUN})
+    assert run_object(place)["metadata"]["annotations"][COUNT_NOTE] == "1"
+
+
+def test_an_older_controller_writes_neither_plan_nor_event(place: Place, store: KubernetesStore) -> None:
+    journal = opened(store, "opened")
+    take(place.store, controller="second")
+
+    def writes() -> None:
+        with journal.together():
+            journal.write_plan({"plan.json.gz": ""})
+            journal.append("planned")
+
+    with pytest.raises(RollbackError, match="has taken this run over"):
+        writes()
+    assert (words(place.store), place.store.read_plan(RUN)) == (["opened"], None)

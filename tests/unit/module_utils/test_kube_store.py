@@ -456,6 +456,23 @@ def test_a_checkpoint_is_promoted_in_place(place: Place, store: KubernetesStore)
     assert [document["state"] for document in place.store.checkpoints()] == ["proven"]
 
 
+def test_a_process_that_does_a_run_alone_reads_the_checkpoints_once(
+    lab_cluster: Cluster, place: Place, fault_proxy: FaultProxy, tmp_path: Path
+) -> None:
+    kubeconfig = token_kubeconfig(lab_cluster, place.namespace, STORE_RULES, tmp_path, server=fault_proxy.url)
+    store = Place(place.lab, place.admin, place.namespace, place.service, kubeconfig).store
+    take(store)
+    store.write_checkpoint(checkpoint("cp-1", "2026-11-21T08:00:00Z", "candidate"))
+    with store.whole():
+        before = fault_proxy.count("GET", "kind%3Dcheckpoint")
+        assert store.checkpoints() == store.checkpoints()
+        assert fault_proxy.count("GET", "kind%3Dcheckpoint") == before + 1
+        store.write_checkpoint(checkpoint("cp-1", "2026-11-21T08:00:00Z"))
+        assert [document["state"] for document in store.checkpoints()] == ["proven"]
+    place.admin.delete(place.object("checkpoint-cp-1"))
+    assert store.checkpoints() == []
+
+
 def test_a_checkpoint_that_one_object_cannot_hold(place: Place, store: KubernetesStore) -> None:
     take(store)
     document = {**checkpoint("cp-1", "2026-11-21T08:00:00Z"), "large": noise(1.5)}
