@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .component import TARGET, FenceDriver
+from .component import BETWEEN, TARGET, FenceDriver
 from .durable import now
 from .errors import LeaseHeld, RollbackError, StepFailed
 from .failpoints import VARIABLE, failpoint
@@ -39,8 +39,8 @@ POLL_SECONDS = 0.5
 CLUSTER_POLL_SECONDS = 1.5
 # How often a cluster may fail to answer before it is left to whoever resumes the run; each time was waited for already.
 CLUSTER_TRIES = 240
-# What cannot be read in a cluster may be readable a moment later.
-UNREAD_TRIES = 5
+# What cannot be read in a cluster may be readable a moment later, and a rollout that was begun may be about to end.
+SECOND_LOOKS = 5
 
 
 def close_fences(work: Work) -> None:
@@ -272,8 +272,8 @@ def _open_by_rule(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None
 
 def _picture(work: Work, plan: Plan) -> Picture:
     picture = read_service(work.store, work.run, plan, work.drivers)
-    for _again in range(UNREAD_TRIES if work.store.cluster is not None else 0):
-        if all(component.state != "unread" for component in picture.components):
+    for _again in range(SECOND_LOOKS if work.store.cluster is not None else 0):
+        if all(component.state not in ("unread", BETWEEN) for component in picture.components):
             break
         time.sleep(CLUSTER_POLL_SECONDS)
         picture = read_service(work.store, work.run, plan, work.drivers)

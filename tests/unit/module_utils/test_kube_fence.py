@@ -247,6 +247,25 @@ def test_it_opens_by_the_rule(
     assert refusal.value.next_step == f"rollbackctl resume {RUN}"
 
 
+def test_it_looks_again_at_what_may_be_about_to_become_whole(
+    service: MapService, watchdogs: Watchdogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a rollout does that the killed controller had begun."""
+    monkeypatch.setattr(fence, "CLUSTER_POLL_SECONDS", 1.0)
+    fenced(service)
+    service.go("capture")
+    service.set("db", HALF)
+    service.set("app", "good\n")
+    wait_for(lambda: service.place.holder().controller == f"{host_name()} (watchdog)")
+    time.sleep(0.5)  # it has looked once
+    service.set("db", "v1\n")
+    watchdogs()
+    assert service.get("gate") == OPEN
+    found = report(service)
+    assert found is not None
+    assert found["word"] == "wholly new"
+
+
 def test_it_outlives_a_killed_worker(service: MapService, watchdogs: Watchdogs) -> None:
     service.begin()
 
