@@ -15,7 +15,7 @@ if _SHARED not in module_utils.__path__:
 
 from ansible.module_utils.rollbackctl.action import PROPOSALS_FACT, RUN_FACT, RollbackAction  # noqa: E402
 from ansible.module_utils.rollbackctl.controller import budget_notes  # noqa: E402
-from ansible.module_utils.rollbackctl.phases import CAPTURED_LAYERS  # noqa: E402
+from ansible.module_utils.rollbackctl.readback import CAPTURED_LAYERS  # noqa: E402
 
 
 class ActionModule(RollbackAction):

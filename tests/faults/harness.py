@@ -24,7 +24,8 @@ import yaml
 from ansible.module_utils.rollbackctl import failpoints
 from ansible.module_utils.rollbackctl.errors import RollbackError
 from ansible.module_utils.rollbackctl.names import new_id
-from ansible.module_utils.rollbackctl.phases import CAPTURED_LAYERS, run_phase
+from ansible.module_utils.rollbackctl.phases import run_phase
+from ansible.module_utils.rollbackctl.readback import CAPTURED_LAYERS
 from ansible.module_utils.rollbackctl.runs import finish_run, open_run, plan_run
 from ansible.module_utils.rollbackctl.store import host_name
 

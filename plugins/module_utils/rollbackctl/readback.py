@@ -13,6 +13,8 @@ from .journal import written_since_applied, written_since_kept
 from .plan import Plan
 from .store import Store
 
+# What users write to: it is kept while nobody writes, and what differs from that was written since.
+CAPTURED_LAYERS = ("schema", "data")
 OLD, NEW, NEITHER, STRANGE = "wholly old", "wholly new", "neither old nor new", "changed by somebody else"
 
 
@@ -65,18 +67,27 @@ def blank_place(store: Store, run: Mapping[str, Any]) -> Place:
     return Place(run=str(run["id"]), reason=str(run.get("reason", "")), cluster=store.cluster)
 
 
+def is_on_its_way_back(driver: Driver, reading: Version, kept: Version) -> bool:
+    """Say whether a component is the version that was kept, and only not wholly there yet, as while pods are replaced.
+    Data never is."""
+    return driver.layer not in CAPTURED_LAYERS and driver.matches(reading, kept, exact=False)
+
+
 def read_component(store: Store, run: str, driver: Driver, entry: Entry) -> Component:
     """Read one component against the plan. While nobody can have written since, what was kept counts as old only when
-    it is exactly that."""
+    it is exactly that; what users do not write to always."""
     events = store.journal(run).events()
     try:
         state, reading = driver.state(entry, opened=written_since_applied(events, entry.name))
         before = captured(store, run, entry.name)
         exact = not written_since_kept(events, entry.name)
-        if before is not None and state != TARGET and driver.matches(reading, before, exact=exact):
-            state = LIVE
-        elif before is not None and state == LIVE and exact:
-            state = OTHER
+        if before is not None and state != TARGET:
+            if driver.matches(reading, before, exact=exact or driver.layer not in CAPTURED_LAYERS):
+                state = LIVE
+            elif is_on_its_way_back(driver, reading, before):
+                state = BETWEEN
+            elif state == LIVE and exact:
+                state = OTHER
     except (RollbackError, OSError) as error:
         return Component(entry.name, "unread", str(error))
     return Component(entry.name, state, reading.text)

@@ -12,6 +12,7 @@ from ansible.module_utils.rollbackctl import kube_retry
 from ansible.module_utils.rollbackctl.kube_client import Client, KubeError
 from ansible.module_utils.rollbackctl.kube_objects import image_text, template_hash
 from ansible.module_utils.rollbackctl.kube_patch import FAST, HELD
+from ansible.module_utils.rollbackctl.kube_rollout import progress
 
 from lab.kubernetes.cluster import Cluster, LabError
 from tests.faults.harness import Died
@@ -218,6 +219,23 @@ def test_fast_killed_on_the_way_gives_the_strategy_back_when_resumed(service: Ku
     assert ended.outcome in {"done", "already"}, ended
     assert outside_template(service.get()) == outside_template(before)
     assert service.version() == GOOD
+
+
+def test_taking_back_that_is_killed_during_its_rollout_goes_on(service: KubeService) -> None:
+    """The template is the former one already, and its pods are not ready yet: that is not restored, and nobody else
+    changed anything."""
+    running(service, spec={"minReadySeconds": 6})
+    service.deploy()
+    place = "rollback_kubernetes.patch.after:kill"
+    ended = service.run(break_after="verify", failpoint=place, only="undo", survives=True)
+    assert not progress("deployment", service.get()).done
+    assert image(service) == "shop:1.5.0"
+    assert (ended.outcome, ended.next) == ("resumable", f"rollbackctl resume {ended.run}"), ended
+    assert "neither old nor new (api: between (deployment/api shop:1.5.0; not rolled out" in ended.message
+    ended = service.run(named=ended.run, controller="second")
+    assert ended.outcome == "restored", ended
+    assert progress("deployment", service.get()).done
+    assert (service.version(), image(service)) == (BAD, "shop:1.5.0")
 
 
 def autoscale(service: KubeService) -> None:
