@@ -46,6 +46,7 @@ def bench() -> list[dict[str, Any]]:
     lab.up()
     for version in ("1.4.0", "1.5.0"):
         lab.image(version)
+    _collections()  # fetched before anything is timed
     with tempfile.TemporaryDirectory(prefix="rollbackctl-bench-") as folder:
         rows = _users(lab, Path(folder))
         for count in COUNTS:
