@@ -39,8 +39,7 @@ WIDTH = None if sys.stdout.isatty() else 160
 
 
 def main() -> int:
-    """Run the benchmarks that were named; return the exit code: 1 when one broke off. A bar that is not met is said, it is
-    no error."""
+    """Run the benchmarks that were named. Return 1 when one broke off; a bar that is not met is said and no error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of: {', '.join(BENCHES)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")

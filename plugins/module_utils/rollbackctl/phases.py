@@ -20,7 +20,7 @@ from .errors import AwaitingSomebody, Refused, RollbackError, StateOther, StepFa
 from .journal import Journal, fence_is_closed, written_since_applied
 from .names import printable
 from .plan import Plan, Proposal
-from .readback import CAPTURED_LAYERS, blank_place, captured, is_on_its_way_back, place_of
+from .readback import CAPTURED_LAYERS, blank_place, captured, place_of, reads_as_kept
 from .registry import drivers_of
 from .step import changing_step, deadline
 from .store import Store, open_store
@@ -382,7 +382,7 @@ def _take_back(work: Work, driver: Driver, entry: Entry, journal: Journal) -> No
         work.note(driver.name, "already", entry.live.text, began, reading.text)
         return
     state, reading = driver.state(entry, opened=False)
-    if state not in (TARGET, BETWEEN) and not is_on_its_way_back(driver, reading, before):
+    if state not in (TARGET, BETWEEN) and not reads_as_kept(driver, reading, before):
         raise _other(driver, entry, reading)
     journal.append("reverse", component=driver.name)
     driver.apply(before)
@@ -401,11 +401,7 @@ def _refuse_to_lose_writes(work: Work, driver: Driver, entry: Entry) -> None:
     driver.place = place_of(work.store, work.run, driver.name)
     before = captured(work.store, str(work.run["id"]), driver.name)
     state, reading = driver.state(entry, opened=False)
-    if state in (TARGET, BETWEEN):
-        return
-    if before is not None and (
-        driver.matches(reading, before, exact=True) or is_on_its_way_back(driver, reading, before)
-    ):
+    if state in (TARGET, BETWEEN) or reads_as_kept(driver, reading, before):
         return
     if driver.layer not in CAPTURED_LAYERS:
         raise _other(driver, entry, reading)

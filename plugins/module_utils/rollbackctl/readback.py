@@ -67,10 +67,10 @@ def blank_place(store: Store, run: Mapping[str, Any]) -> Place:
     return Place(run=str(run["id"]), reason=str(run.get("reason", "")), cluster=store.cluster)
 
 
-def is_on_its_way_back(driver: Driver, reading: Version, kept: Version) -> bool:
-    """Say whether a component is the version that was kept, and only not wholly there yet, as while pods are replaced.
-    Data never is."""
-    return driver.layer not in CAPTURED_LAYERS and driver.matches(reading, kept, exact=False)
+def reads_as_kept(driver: Driver, reading: Version, kept: Version | None) -> bool:
+    """Say whether a component is the version that was kept: data exactly, the rest maybe not wholly there yet, as while
+    pods are replaced."""
+    return kept is not None and driver.matches(reading, kept, exact=driver.layer in CAPTURED_LAYERS)
 
 
 def read_component(store: Store, run: str, driver: Driver, entry: Entry) -> Component:
@@ -84,7 +84,7 @@ def read_component(store: Store, run: str, driver: Driver, entry: Entry) -> Comp
         if before is not None and state != TARGET:
             if driver.matches(reading, before, exact=exact or driver.layer not in CAPTURED_LAYERS):
                 state = LIVE
-            elif is_on_its_way_back(driver, reading, before):
+            elif reads_as_kept(driver, reading, before):
                 state = BETWEEN
             elif state == LIVE and exact:
                 state = OTHER
