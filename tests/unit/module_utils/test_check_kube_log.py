@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -50,7 +51,15 @@ def test_more_than_ten_errors_in_five_minutes_fail(service: KubeService, monkeyp
     assert cut.unverified
     assert "only the first 0 KiB were read" in cut.text
     monkeypatch.undo()
-    late = one(service, **limit, max=10, timeout=0.01)
+    logs_of = check_kube_log.logs_of
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.05)
+        return logs_of(*arguments)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(check_kube_log, "logs_of", slowly)
+        late = one(service, **limit, max=10, timeout=0.01)
     assert late.unverified
     assert "set a longer `timeout`" in late.text
     assert one(service, **limit, settled=datetime.now(UTC) + SECOND).ok, "what the bad version wrote does not count"
