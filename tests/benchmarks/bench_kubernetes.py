@@ -120,7 +120,13 @@ class Field:
             "rollback_service": {"name": "field", "environment": "bench"},
             "rollback_state": {"kind": "kubernetes", "namespace": self.namespace, "kubeconfig": str(kubeconfig)},
             "rollback_soak_seconds": 0,
-            "rollback_kubernetes": [{"name": "all", "workloads": [f"deployment/{name}" for name in self.names]}],
+            "rollback_kubernetes": [
+                {
+                    "name": "all",
+                    "workloads": [f"deployment/{name}" for name in self.names],
+                    "timeout": PATIENCE_SECONDS,
+                }
+            ],
         }
         path = self.folder / f"{self.namespace}.yml"
         path.write_text(json.dumps({"all": {"hosts": {"field": profile}}}), encoding="utf-8")
@@ -314,7 +320,7 @@ def _play(book: str, hosts: Path, folder: Path, *extra: str) -> dict[str, Any]:
     shutil.rmtree(records, ignore_errors=True)
     environment = {**os.environ, "ROLLBACKCTL_RECORDS": str(records), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     argv = [str(BIN / "ansible-playbook"), str(ROOT / "playbooks" / book), "-i", str(hosts), *extra]
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, env=environment, timeout=600)
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env=environment, timeout=1800)
     if done.returncode:
         raise RuntimeError(f"{book} ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-1000:]}")
     (record,) = records.glob("*.json")
