@@ -267,7 +267,9 @@ def _kubelet_settings(layout: Layout) -> dict[str, Any]:
         "serializeImagePulls": False,
         "kubeAPIQPS": 500,
         "kubeAPIBurst": 1000,
-        "eventRecordQPS": 0,
+        # 0 would mean five a second, and with many pods events half a minute late: kubernetes/kubernetes issue 117101.
+        "eventRecordQPS": 500,
+        "eventBurst": 1000,
         "registryPullQPS": 0,
     }
 
