@@ -126,6 +126,7 @@ def test_b24_no_new_pod_before_the_last_old_one_has_ended(service: KubeService, 
     service.wait()
     both, over = [], threading.Event()
     path = f"/api/v1/namespaces/{service.namespace}/pods"
+    service.until(lambda: len(service.admin.list(path)) == 1)  # the releases before have ended
 
     def look() -> None:
         while not over.wait(0.05):
