@@ -37,6 +37,7 @@ BAR_OVERHEAD_SECONDS, BAR_SWITCH_SECONDS = 2.0, 1.0
 COLLECTION = "ansible"  # the PyPI package that carries kubernetes.core
 PATIENCE_SECONDS = 900
 RESTING_SHARE = 0.25
+REPLICAS = 3  # of the service that clients ask
 STRATEGIES = ("undo", "fast", "recreate", "blue_green")
 
 
@@ -93,24 +94,13 @@ class Field:
                 raise TimeoutError(f"not every Deployment is available within {PATIENCE_SECONDS} s")
             time.sleep(0.3)
 
-    def rest(self) -> None:
-        """Wait until the pods of the version before have ended too and the processors are mostly idle: what a machine
-        of two cores still does with 50 pods would be measured with what comes next."""
-        end = time.monotonic() + PATIENCE_SECONDS
-        while len(self.admin.list(f"/api/v1/namespaces/{self.namespace}/pods")) > len(self.names):
-            if time.monotonic() > end:
-                raise TimeoutError(f"pods of the version before have not ended within {PATIENCE_SECONDS} s")
-            time.sleep(0.3)
-        while _busy_share(seconds=1.0) > RESTING_SHARE and time.monotonic() < end:
-            pass
-
     def deploy(self) -> None:
         """Release the next version everywhere."""
         self.version += 1
         change = [{"op": "replace", "path": "/spec/template/spec/containers/0/env/0/value", "value": str(self.version)}]
         self.admin.each(lambda name: self.admin.json_patch(f"{self.path}/{name}", change), self.names)
         self.ready()
-        self.rest()
+        _rest(self.admin, self.namespace, len(self.names))
 
     def inventory(self, kubeconfig: Path) -> Path:
         """Write the profile of one service with one component of all workloads."""
@@ -143,6 +133,18 @@ class Field:
             and entry.get("stage") == "ResponseComplete"
         ]
         return (max(ends) - since).total_seconds()
+
+
+def _rest(admin: Client, namespace: str, pods: int) -> None:
+    """Wait until the pods of the version before have ended too, so that only so many are left, and the processors are
+    mostly idle: what a machine of two cores still does with 50 pods would be measured with what comes next."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while len(admin.list(f"/api/v1/namespaces/{namespace}/pods")) > pods:
+        if time.monotonic() > end:
+            raise TimeoutError(f"pods of the version before have not ended within {PATIENCE_SECONDS} s")
+        time.sleep(0.3)
+    while _busy_share(seconds=1.0) > RESTING_SHARE and time.monotonic() < end:
+        pass
 
 
 def _busy_share(seconds: float) -> float:
@@ -415,7 +417,7 @@ class Shop:
         return {
             "undo": "kubectl rollout undo",
             "fast": "kubectl rollout undo",
-            "recreate": "scale 0, wait, set image, scale 3",
+            "recreate": f"scale 0, wait, set image, scale {REPLICAS}",
             "blue_green": "kubectl patch service",
         }[self.strategy]
 
@@ -441,7 +443,7 @@ class Shop:
             self._kubectl("scale", "deployment/api", "--replicas=0")
             self._kubectl("wait", "--for=delete", "pod", "-l", "app=api", "--timeout=60s")
             self._kubectl("set", "image", "deployment/api", "api=lab.local/shop:1.4.0")
-            self._kubectl("scale", "deployment/api", "--replicas=3")
+            self._kubectl("scale", "deployment/api", f"--replicas={REPLICAS}")
         else:
             self._kubectl("rollout", "undo", "deployment/api")
 
@@ -451,6 +453,7 @@ class Shop:
         else:
             self._kubectl("set", "image", "deployment/api", "api=lab.local/shop:1.5.0")
         self._ready()
+        _rest(self.admin, self.namespace, REPLICAS * len(self.names))  # a pod that ends may still answer
 
     def _ready(self) -> None:
         for name in self.names:
@@ -478,7 +481,7 @@ def _served(name: str, version: str) -> dict[str, Any]:
         "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1},
     }
     labels = {"app": "api", "version": name}
-    return _workload(name, labels, 3, {"terminationGracePeriodSeconds": 5, "containers": [container]})
+    return _workload(name, labels, REPLICAS, {"terminationGracePeriodSeconds": 5, "containers": [container]})
 
 
 def _workload(name: str, labels: Mapping[str, str], replicas: int, spec: Mapping[str, Any]) -> dict[str, Any]:
