@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Measure, beside the usual way in the same run, and print one table.
 
-run.py                        everything; on two cores some two hours, nearly all of it for Kubernetes
+run.py                        everything; on two cores well over an hour, nearly all of it for Kubernetes
 run.py git sqlite             only these
 run.py --json FILE            also write every single figure
 """
