@@ -37,6 +37,7 @@ _ALIVE = [
 ]
 _EXPIRES_EARLY = 10.0
 _FETCH_AT_MOST_EVERY = 30.0
+_DATE_WITHIN = timedelta(seconds=2)  # a second that is cut off, and one of the way; beyond, the server's clock was set
 
 
 class NotSent(NewConnectionError):
@@ -198,8 +199,11 @@ class Connections:
             said = parsedate_to_datetime(answer.headers.get("Date", ""))
         except (TypeError, ValueError):
             return
-        # The header's second began somewhere within the last second.
-        self._clock = (said.astimezone(timezone.utc) + timedelta(seconds=0.5), time.monotonic())
+        # The header has whole seconds, cut off: what was known from one of earlier is later, and nearer to the truth.
+        # So time does not go back from answer to answer, and a lease that was seen to end does not hold again.
+        said, known = said.astimezone(timezone.utc), self.time()
+        if known is None or not timedelta(0) <= known - said < _DATE_WITHIN:
+            self._clock = (said, time.monotonic())
 
     def _ready(self) -> tuple[urllib3.HTTPConnectionPool, Credentials, int]:
         with self._lock:

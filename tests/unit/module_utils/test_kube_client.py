@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
@@ -648,6 +648,29 @@ def test_allowed_returns_what_is_not() -> None:
         "patch deployments.apps/scale in shop",
         "list nodes",
     ]
+
+
+def test_time_does_not_go_back_from_one_answer_to_the_next() -> None:
+    """The header has whole seconds: a lease that ended would hold again. A clock that was set is followed."""
+    there = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
+
+    def says(handler: Handler) -> None:
+        handler.date_time_string = lambda *_: format_datetime(there, usegmt=True)  # type: ignore[method-assign]
+        handler.refuse(403, "Forbidden")
+
+    def ask(client: Client) -> datetime:
+        with pytest.raises(KubeError):
+            client.get("/version")
+        return client.server_time()
+
+    with client_of(says) as (client, _):
+        first = ask(client)
+        time.sleep(0.3)
+        assert (ask(client) - first).total_seconds() >= 0.3
+        there += timedelta(seconds=1)
+        assert 0 <= (ask(client) - there).total_seconds() < 0.3
+        there -= timedelta(minutes=5)
+        assert 0 <= (ask(client) - there).total_seconds() < 0.3
 
 
 def test_the_time_is_the_servers() -> None:
