@@ -138,7 +138,7 @@ class Connections:
         return bytes(data)
 
     def time(self) -> datetime | None:
-        """Return the server's time (UTC) by its newest answer; None before the first."""
+        """Return the server's time (UTC) by its answers, up to a second too early; None before the first."""
         if self._clock is None:
             return None
         at, mark = self._clock

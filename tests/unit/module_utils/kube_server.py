@@ -21,6 +21,8 @@ from ansible.module_utils.rollbackctl.kube_client import Client
 
 from lab.kubernetes.keys import Authority
 
+Answer = Callable[["Handler"], None]
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -148,11 +150,16 @@ def serving(answer: Callable[[Handler], None], tls: ssl.SSLContext | None = None
         thread.join()
 
 
+def local(url: str, **options: Any) -> Client:
+    """Return a client with a token of the server at an address."""
+    return Client(find_access({}, {"K8S_AUTH_HOST": url, "K8S_AUTH_API_KEY": "the-token"}), **options)
+
+
 @contextmanager
 def client_of(answer: Callable[[Handler], None], **options: Any) -> Iterator[tuple[Client, Server]]:
     """Give a client with a token, and the server that it talks to."""
     with serving(answer) as server:
-        client = Client(find_access({}, {"K8S_AUTH_HOST": server.url, "K8S_AUTH_API_KEY": "the-token"}), **options)
+        client = local(server.url, **options)
         yield client, server
         client.close()
 
@@ -196,3 +203,32 @@ def kubeconfig(path: Path, cluster: dict[str, Any], user: dict[str, Any], name: 
     }
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     return path
+
+
+# -- answers ---------------------------------------------------------------------------------------------------------
+
+
+def one_after_the_other(*answers: Answer) -> Answer:
+    """Give each request the next answer, and all later ones the last."""
+    waiting = list(answers)
+
+    def answer(handler: Handler) -> None:
+        (waiting.pop(0) if len(waiting) > 1 else waiting[0])(handler)
+
+    return answer
+
+
+def busy(status: int, **headers: str) -> Answer:
+    return lambda handler: handler.refuse(status, "", **headers)
+
+
+def fine(handler: Handler) -> None:
+    handler.reply(200, {"kind": "Pod", "metadata": {"name": "a"}})
+
+
+def hang_up(handler: Handler) -> None:
+    handler.hang_up()
+
+
+def silent(handler: Handler) -> None:
+    handler.server.over.wait(30)
