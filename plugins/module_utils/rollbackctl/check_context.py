@@ -7,7 +7,7 @@ The host's own clock wrote those times, so they can be compared with start times
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .check_model import Context
@@ -32,12 +32,27 @@ def context_of(run: Mapping[str, Any] | None, *, check_mode: bool, store: Store 
     ended = [event["at"] for event in events if event["event"] in {"applied", "reversed", "fence-opened"}]
     return Context(
         changed=parse_time(begun[0]) if begun else None,
+        loaded=parse_time(loaded_since(events, plan)) if begun else None,
         settled=parse_time(ended[-1]) if begun and ended else None,
         expect=None
         if plan is None
         else {entry["name"]: spellings(entry["target"]) for entry in plan.get("entries", [])},
         check_mode=check_mode,
     )
+
+
+def loaded_since(events: Sequence[Mapping[str, Any]], plan: Mapping[str, Any] | None) -> str:
+    """Return the time (UTC, as in the journal) of the last change that a process has to have been started after.
+
+    A restart is no such change. Behind a fence nothing may be started before the last change has ended; without one,
+    what deploys code may itself restart the service before it ends. There is a change in the events.
+    """
+    restarts = {entry["name"] for entry in (plan or {}).get("entries", []) if entry.get("action") == "follow"}
+    fenced = any(event["event"] == "fence-closed" for event in events)
+    words = {"begin", "applied"} if fenced else {"begin"}
+    changes = [str(event["at"]) for event in events if event["event"] in words]
+    times = [str(event["at"]) for event in events if event["event"] in words and event.get("component") not in restarts]
+    return times[-1] if times else changes[0]
 
 
 def spellings(version: Mapping[str, Any]) -> tuple[str, ...]:

@@ -55,7 +55,9 @@ SECRET_OPTIONS = ("headers", "environment")
 class Context:
     """What a run knows and a check may need.
 
-    changed: when the first change began (UTC); what was started before it still runs the bad version. None: no change.
+    changed: when the first change began (UTC). None: no change.
+    loaded: since when a process can have loaded all that was changed; one that was started before it still runs the bad
+        version, or half of it. None: no change.
     settled: when the last change had ended (UTC); what was logged before it is the bad version's noise.
     expect: component name to the spellings of the version that should run now (a commit, a release); None: no plan.
     check_mode: commands are not run.
@@ -63,6 +65,7 @@ class Context:
     """
 
     changed: datetime | None = None
+    loaded: datetime | None = None
     settled: datetime | None = None
     expect: Mapping[str, tuple[str, ...]] | None = None
     check_mode: bool = False

@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ansible.module_utils.rollbackctl.check_context import context_of, spellings
+from ansible.module_utils.rollbackctl.check_context import context_of, loaded_since, spellings
 from ansible.module_utils.rollbackctl.check_model import Context
 from ansible.module_utils.rollbackctl.store import DirectoryStore
 
@@ -49,3 +49,20 @@ def test_what_a_version_may_be_called() -> None:
         "text": "release v2.0.1",
     }
     assert spellings(version) == ("a1b2", "4f2a91c0", "v2.0.1")
+
+
+def test_behind_a_fence_a_process_has_to_be_started_after_the_last_change() -> None:
+    """A monitor starts the service between two changes: it runs, on code that is half old."""
+    plan = {"entries": [{"name": "db", "action": "change"}, {"name": "web", "action": "follow"}]}
+
+    def event(word: str, second: int, component: str = "db") -> dict[str, str]:
+        return {"event": word, "at": f"2026-11-21T09:30:{second:02}Z", "component": component}
+
+    changes = [event("begin", 1), event("applied", 2), event("begin", 3, "code"), event("applied", 4, "code")]
+    restart = [event("begin", 5, "web"), event("applied", 6, "web")]
+    fence = [event("fence-closed", 0)]
+    assert loaded_since([*fence, *changes, *restart], plan) == "2026-11-21T09:30:04Z"
+    # Without a fence, what deploys the code may restart the service itself; a restart is no change to restart for.
+    assert loaded_since([*changes, *restart], plan) == "2026-11-21T09:30:03Z"
+    assert loaded_since(restart, plan) == "2026-11-21T09:30:05Z"
+    assert loaded_since(changes[:1], None) == "2026-11-21T09:30:01Z"
