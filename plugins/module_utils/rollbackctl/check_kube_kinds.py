@@ -10,13 +10,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .check_log import MINUTES, pattern_problem
+from .check_log import MINUTES
 from .check_model import Context, Sample, unverified
+from .check_search import pattern_problem
 
 _WHICH = frozenset({"namespace", "selector", "workload"})
 PODS = _WHICH | {"ready", "max_restarts"}
 EVENTS = _WHICH | {"reasons", "max", "minutes"}
-POD_LOG = _WHICH | {"pattern", "max", "minutes"}
+POD_LOG = _WHICH | {"pattern", "max", "minutes", "quiet"}
 POD_COMMAND = _WHICH | {"container", "argv", "rc", "stdout_contains", "json"}
 WORKLOADS = ("deployment", "statefulset", "daemonset")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

@@ -13,6 +13,7 @@ from ansible.module_utils.rollbackctl.kube_client import Client
 from ansible.module_utils.rollbackctl.kube_pod_exec import execute
 
 from lab.kubernetes.cluster import Cluster
+from lab.kubernetes.components import PAUSE
 from tests.support.kube_service import KubeService
 from tests.unit.module_utils.check_lab import SECOND, one, tell
 
@@ -81,6 +82,37 @@ def test_what_a_container_wrote_before_its_restart_counts(service: KubeService) 
     gone = one(service, kind="pod_log", pattern="x", selector="app=none")
     assert gone.unverified
     assert gone.text == "there is no pod of selector app=none"
+
+
+def test_pods_without_a_log_and_workloads_that_never_log_say_nothing(service: KubeService) -> None:
+    """One that waits for its image has no log; one that logs into a file has an empty one."""
+    check = {"kind": "pod_log", "pattern": "ERROR"}
+    service.make("deployment/waiting", image="127.0.0.1:9/none:1", wait=False)
+    service.until(lambda: service.pods(app="waiting"))
+    waiting = one(service, **check, workload="deployment/waiting")
+    assert waiting.unverified
+    assert "nothing ran since then, so it has no log" in waiting.text
+    service.make("deployment/silent", container={"image": PAUSE}, wait=False)
+    service.until(lambda: any(map(is_running, service.pods(app="silent"))))
+    silent = one(service, **check, workload="deployment/silent")
+    assert silent.unverified
+    assert "deployment/silent has not logged anything" in silent.text
+    assert one(service, **check, workload="deployment/silent", quiet=True).ok
+    service.make()
+    assert one(service, **check, settled=datetime.now(UTC) + SECOND).ok, "it has logged something before"
+    both = one(service, **check, workload=["deployment/api", "deployment/silent"])
+    assert both.unverified
+
+
+def test_a_pattern_that_goes_back_for_ever_is_given_up(service: KubeService) -> None:
+    service.make()
+    late = one(service, kind="pod_log", pattern="([^~]+)+~", timeout=5)
+    assert late.unverified
+    assert "the pattern took longer than" in late.text
+
+
+def is_running(pod: dict[str, Any]) -> bool:
+    return bool(pod["status"].get("phase") == "Running")
 
 
 def ready(service: KubeService) -> bool:

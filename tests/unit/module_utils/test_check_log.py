@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import pytest
 from ansible.module_utils.rollbackctl import check_log
 from ansible.module_utils.rollbackctl.check_log import parse_stamp, sample, stamp_pattern
 from ansible.module_utils.rollbackctl.check_model import Context, Sample
+from ansible.module_utils.rollbackctl.check_profile import load_checks
+from ansible.module_utils.rollbackctl.check_search import pattern_problem
+from ansible.module_utils.rollbackctl.checks import run_checks
 
 FORMAT = "%Y-%m-%d %H:%M:%S"
 NOW = datetime.now(UTC)
@@ -33,7 +37,8 @@ def count(path: Path, context: Context | None = None, **options: Any) -> Sample:
 
 
 def test_only_the_last_minutes_count(log: Path) -> None:
-    log.write_text(line(900, "ERROR old") + line(30, "ERROR new") + line(20, "INFO") + line(10, "ERROR new"))
+    lines = [(4000, "INFO"), (900, "ERROR old"), (30, "ERROR new"), (20, "INFO"), (10, "ERROR new")]
+    log.write_text("".join(line(*one) for one in lines))
     assert count(log, max_lines=2).ok
     verdict = count(log, max_lines=1)
     assert not verdict.ok
@@ -67,9 +72,71 @@ def test_a_missing_or_timeless_log_is_unverified(log: Path) -> None:
     assert count(log.parent).unverified
 
 
-def test_an_empty_log_is_a_quiet_one(log: Path) -> None:
-    log.touch()
-    assert count(log).ok
+@pytest.mark.parametrize("content", ["", line(900, "INFO of long ago")])
+def test_a_log_to_which_nothing_is_written_says_nothing(log: Path, content: str) -> None:
+    """The service may write somewhere else by now."""
+    log.write_text(content)
+    long_ago = (datetime.now(UTC) - timedelta(seconds=900)).timestamp()
+    os.utime(log, (long_ago, long_ago))
+    os.utime(log.parent, (long_ago, long_ago))
+    verdict = count(log)
+    assert verdict.unverified
+    assert "no sign of life" in verdict.text
+    assert "quiet: true" in verdict.text
+    assert count(log, quiet=True).ok
+    assert not count(log, quiet=True, minutes=60, pattern="INFO").ok or not content
+
+
+def test_a_service_that_was_silent_since_the_change_was_not_before(log: Path) -> None:
+    """What the bad version wrote is a sign of life, for as long as the run takes."""
+    log.write_text(line(700, "INFO") + line(500, "ERROR of the bad version"))
+    at = (datetime.now(UTC) - timedelta(seconds=500)).timestamp()
+    os.utime(log, (at, at))
+    changed, settled = (datetime.now(UTC) - timedelta(seconds=seconds) for seconds in (400, 10))
+    assert count(log, Context(changed=changed, settled=settled)).ok
+    assert count(log, Context(changed=changed + timedelta(seconds=300), settled=settled)).unverified
+
+
+def test_what_is_written_without_a_time_after_the_change_is_not_old(log: Path) -> None:
+    """The version that was put back logs in another format: its errors are not of the last time of the bad one."""
+    log.write_text(line(400, "INFO") + line(60, "INFO") + '{"level": "ERROR"}\n')
+    verdict = count(log, Context(settled=datetime.now(UTC) - timedelta(seconds=30)))
+    assert verdict.unverified
+    assert "begins with no time" in verdict.text
+
+
+def test_a_line_is_searched_to_its_end(log: Path) -> None:
+    """A request with a long query, an object in one line: what matters may stand at the end."""
+    log.write_text(line(400, "INFO") + line(5, f"{'x' * 100_000} ERROR"))
+    assert not count(log).ok
+
+
+def test_a_pattern_that_goes_back_for_ever_is_given_up(log: Path) -> None:
+    """Each more letter doubles the time that `re` takes, with all threads waiting for it."""
+    log.write_text(line(400, "INFO") + line(5, "a" * 60 + "!"))
+    started = time.monotonic()
+    verdict = sample({"path": str(log), "pattern": "(a+)+$", "time_format": FORMAT}, Context(), 0.5)
+    assert verdict.unverified
+    assert "the pattern took longer than 0.5 s" in verdict.text
+    assert time.monotonic() - started < 60
+
+
+def test_checks_with_a_pattern_that_goes_back_for_ever_end_with_the_others(log: Path) -> None:
+    log.write_text(line(400, "INFO") + line(5, "a" * 60 + "!"))
+    given = {"kind": "log", "path": str(log), "time_format": FORMAT, "timeout": 60}
+    checks = load_checks(
+        [{**given, "name": "slow", "pattern": "(a+)+$"}, {**given, "name": "quick", "pattern": "ERROR"}]
+    )
+    started = time.monotonic()
+    slow, quick = run_checks(checks, 1.0, Context())
+    assert quick.ok
+    assert slow.unverified
+    assert time.monotonic() - started < 50
+
+
+@pytest.mark.parametrize("pattern", ["(", "", "a{99999999999999}", "(" * 5000 + ")" * 5000])
+def test_patterns_that_are_none_are_refused(pattern: str) -> None:
+    assert pattern_problem(pattern).startswith("`pattern` is ")
 
 
 def test_a_wrong_time_zone_is_noticed(log: Path) -> None:
@@ -93,6 +160,58 @@ def test_an_empty_log_after_rotation_is_not_silence(log: Path) -> None:
     assert not count(log).ok
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["shop.log.1", "shop.log-20261201", "shop.log.2026-12-01_10", "shop-2026-12-01.log", "shop.1.log", "shop.log.old",
+     "shop_20261201T1030.log", "20261201-shop.log", "shop.log.2026-12-01T10:30:15.123", "shop.old.log"],
+)  # fmt: skip
+def test_a_log_rotated_under_any_name_is_read_as_well(log: Path, name: str) -> None:
+    log.write_text(line(5, "INFO after rotation"))
+    log.with_name(name).write_text(line(900, "INFO") + line(60, "ERROR before rotation"))
+    assert count(log, max_lines=1).ok
+    assert not count(log).ok
+
+
+def test_a_log_rotated_several_times_is_read_as_a_whole(log: Path) -> None:
+    log.write_text(line(5, "INFO"))
+    for name, content in (("shop.log.1", line(60, "ERROR")), ("shop.log.2", line(900, "INFO") + line(90, "ERROR"))):
+        log.with_name(name).write_text(content)
+    at = (datetime.now(UTC) - timedelta(seconds=60)).timestamp()
+    os.utime(log.with_name("shop.log.2"), (at, at))
+    assert count(log, max_lines=2).ok
+    assert not count(log, max_lines=1).ok
+
+
+def test_a_log_whose_beginning_was_moved_away_is_unverified(log: Path) -> None:
+    """To another folder, or under a name that nobody can guess."""
+    log.write_text(line(900, "INFO") + line(60, "ERROR before rotation"))
+    (log.parent / "archive").mkdir()
+    log.rename(log.parent / "archive" / "first")
+    log.write_text(line(40, "INFO after rotation") + line(5, "INFO"))
+    verdict = count(log)
+    assert verdict.unverified
+    assert "where it was rotated to meanwhile is not known" in verdict.text
+    assert count(log, minutes=0.5).ok
+
+
+def test_other_files_beside_a_log_are_not_taken_for_it(log: Path) -> None:
+    log.write_text(line(900, "INFO") + line(5, "INFO"))
+    log.with_name("shop-access.log").write_text(line(60, "ERROR of another log"))
+    log.with_name("shop.log.pos").write_text("1234\n")
+    log.with_name("shop.err").write_text(line(60, "ERROR"))
+    log.with_name("shop.log.1").symlink_to(log)
+    assert count(log).ok
+
+
+def test_a_log_that_is_a_link_to_the_dated_one_is_read_with_the_one_before(log: Path) -> None:
+    """As cronolog and rotatelogs -l write it."""
+    log.with_name("shop-20261201.log").write_text(line(5, "INFO"))
+    log.symlink_to("shop-20261201.log")
+    log.with_name("shop-20261130.log").write_text(line(900, "INFO") + line(60, "ERROR"))
+    assert not count(log).ok
+    assert count(log, max_lines=1).ok
+
+
 def test_a_rotated_log_that_cannot_be_read_leaves_the_check_unverified(log: Path) -> None:
     log.write_text(line(5, "INFO after rotation"))
     log.with_name("shop.log.1.gz").write_bytes(gzip.compress(line(60, "ERROR").encode()))
@@ -101,6 +220,7 @@ def test_a_rotated_log_that_cannot_be_read_leaves_the_check_unverified(log: Path
     assert "shop.log.1.gz" in verdict.text
     long_ago = (datetime.now(UTC) - timedelta(days=1)).timestamp()
     os.utime(log.with_name("shop.log.1.gz"), (long_ago, long_ago))
+    os.utime(log.parent, (long_ago, long_ago))
     assert count(log).ok
 
 
