@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import dataclasses
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -22,10 +21,11 @@ import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from .errors import DeadlineExceeded, Refused, StepFailed
 from .names import printable
+from .safe_path import Owner
 
 _ASIDE = "rollbackctl-git-"
 _ABANDONED_SECONDS = 3600
@@ -92,66 +92,7 @@ class Answer:
         return [name for name in self.out.split("\0") if name]
 
 
-@dataclasses.dataclass(frozen=True)
-class Owner:
-    """The user that commands run as."""
-
-    uid: int
-    gid: int
-    home: str
-    groups: tuple[int, ...]
-    drop: bool
-
-    @classmethod
-    def of(cls, path: str) -> Owner:
-        """Return the owner of path.
-
-        :raises Refused: when this process is neither that user nor root.
-        """
-        status = os.stat(path)
-        here = os.geteuid()
-        if here not in {0, status.st_uid}:
-            raise Refused(
-                f"{path} belongs to {_user_name(status.st_uid)}, and this runs as {_user_name(here)}: git would mix "
-                "their files. Nothing was changed.",
-                f"Set ansible_user or ansible_become_user to {_user_name(status.st_uid)}, or to root.",
-            )
-        try:
-            entry = pwd.getpwuid(status.st_uid)
-            gid, home = entry.pw_gid, entry.pw_dir
-            groups = tuple(os.getgrouplist(entry.pw_name, gid))
-        except KeyError:
-            gid, home, groups = status.st_gid, "/", (status.st_gid,)
-        drop = here != status.st_uid
-        return cls(status.st_uid, gid, home if drop else os.environ.get("HOME", home), groups, drop)
-
-    @contextlib.contextmanager
-    def acting(self) -> Iterator[None]:
-        """Do this thread's file operations as this user; other threads go on as before (setfsuid(2)).
-
-        :raises StepFailed: the kernel does not let us.
-        """
-        if not self.drop:
-            yield
-            return
-        before = (_LIBC.setfsgid(self.gid), _LIBC.setfsuid(self.uid))
-        try:
-            if _LIBC.setfsuid(self.uid) != self.uid:  # it reports no error; asking again gives the present value
-                raise StepFailed(f"This process may not act as {_user_name(self.uid)}.")
-            yield
-        finally:
-            _LIBC.setfsuid(before[1])
-            _LIBC.setfsgid(before[0])
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
-
-
-def _sweep(owner: int) -> None:
+def _sweep(owner: Owner) -> None:
     """Remove the quarantines of processes that were killed more than an hour ago."""
     for entry in os.scandir(tempfile.gettempdir()):
         pid = entry.name[len(_ASIDE) :].partition("-")[0]
@@ -159,8 +100,14 @@ def _sweep(owner: int) -> None:
             continue
         with contextlib.suppress(FileNotFoundError):
             status = entry.stat(follow_symlinks=False)
-            if status.st_uid in {os.geteuid(), owner} and status.st_mtime < time.time() - _ABANDONED_SECONDS:
-                shutil.rmtree(entry.path, ignore_errors=True)
+            ours = status.st_uid in {os.geteuid(), owner.uid}
+            if ours and status.st_mtime < time.time() - _ABANDONED_SECONDS:
+                _remove(entry.path, Owner.named(status.st_uid, status.st_gid))
+
+
+def _remove(path: str, owner: Owner) -> None:
+    with owner.acting():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _die_with_parent() -> None:
@@ -224,13 +171,11 @@ class Git:
             )
         inner = os.path.join(repository, ".git")
         self.owner = Owner.of(inner if os.path.exists(inner) else repository)
-        _sweep(self.owner.uid)
-        self.aside = tempfile.mkdtemp(prefix=f"{_ASIDE}{os.getpid()}-")
-        self._cleanup = weakref.finalize(self, shutil.rmtree, self.aside, ignore_errors=True)
-        os.mkdir(os.path.join(self.aside, "objects"))
-        if self.owner.drop:
-            for path in (self.aside, os.path.join(self.aside, "objects")):
-                os.chown(path, self.owner.uid, self.owner.gid)
+        _sweep(self.owner)
+        with self.owner.acting():  # a chown by name could be led to another file
+            self.aside = tempfile.mkdtemp(prefix=f"{_ASIDE}{os.getpid()}-")
+            os.mkdir(os.path.join(self.aside, "objects"))
+        self._cleanup = weakref.finalize(self, _remove, self.aside, self.owner)
         self._quarantine: dict[str, str] = {}
         self._seen: set[str] = set()
         asked = (

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 import time
@@ -13,17 +14,20 @@ from .component import BETWEEN, TARGET, Driver, Entry, Finding, Version
 from .durable import now, read_document, sync_directory, write_document
 from .errors import Refused, StepFailed
 from .failpoints import failpoint
+from .safe_path import ourselves, worker
 from .sqlite_backup import MANIFEST, describe, prove_backup, prove_raw, record_raw, version_of
 from .sqlite_check import loss_of, problems_of
-from .sqlite_content import Content, connect, damage, in_wal_mode, orphans, read_content, reading, steadily
+from .sqlite_content import Content, connect, in_wal_mode, orphans, read_content, reading, steadily
 from .sqlite_file import (
     attributes,
     copy_new,
+    give_attributes,
     holders,
     open_backup,
     read_header,
     sha256_of,
 )
+from .sqlite_health import damage
 from .sqlite_swap import online, replace, snapshot
 
 _BYTES_PER_SECOND = 100e6  # a slow disk's copy speed, for the estimate
@@ -58,11 +62,18 @@ class SqliteDriver(Driver):
         )
     )
 
-    @property
+    @functools.cached_property
     def path(self) -> str:
-        """The database's path; links in its directories are resolved, the file itself must not be one."""
-        wanted = str(self.options["path"])
-        return os.path.join(os.path.realpath(os.path.dirname(wanted) or "."), os.path.basename(wanted))
+        """The database's path; links in its directories are resolved, the file itself must not be one.
+
+        :raises Refused: somebody else could lead root to another place: see safe_path.worker.
+        """
+        wanted = os.path.abspath(str(self.options["path"]))
+        who = worker(wanted)
+        real = os.path.join(os.path.realpath(os.path.dirname(wanted)), os.path.basename(wanted))
+        if worker(real).uid != who.uid:
+            raise Refused(f"The place of {wanted} was changed just now. Nothing was changed.", "Find out who did.")
+        return real
 
     @property
     def _online(self) -> bool:
@@ -92,20 +103,27 @@ class SqliteDriver(Driver):
             content, page_size = steadily(read)
         except sqlite3.DatabaseError as exc:
             return self._damaged(str(exc))
-        facts = {"tables": dict(content.tables), "page_size": page_size, "wal": in_wal_mode(self.path)}
+        with worker(self.path).acting():
+            wal = in_wal_mode(self.path)
+        facts = {"tables": dict(content.tables), "page_size": page_size, "wal": wal}
         return version_of(content, describe("database", "", content), facts)
 
     def _damaged(self, why: str) -> Version:
         digests = []
         for suffix in ("", "-wal", "-journal"):
             if os.path.exists(self.path + suffix):
-                handle = os.open(self.path + suffix, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                handle = self._opened(suffix)
                 try:
                     digests.append(suffix + ":" + sha256_of(handle))
                 finally:
                     os.close(handle)
         identity = {"revision": "", "schema": "damaged", "content": " ".join(digests)}
         return Version(identity, f"damaged database ({why})", artefacts={"damaged": why})
+
+    def _opened(self, suffix: str = "") -> int:
+        """Open the database or what lies beside it for reading, with the rights of who may work there."""
+        with worker(self.path).acting():
+            return os.open(self.path + suffix, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def resolve(self, want: Version | str) -> Version:
         """Return the proven backup: a checkpoint's, or the file at an absolute path with manifest.json beside it.
@@ -200,7 +218,9 @@ class SqliteDriver(Driver):
             return Version(missing.identity, missing.text, now(), {"kind": "missing"}, str(into))
         started, file = time.monotonic(), into / f"{self.name}.sqlite"
         part, taken = f"{file}.part", now()
-        facts: dict[str, Any] = {"component": self.name, "database": self.path, "attributes": attributes(self.path)}
+        handle = self._opened()
+        facts: dict[str, Any] = {"component": self.name, "database": self.path, "attributes": attributes(handle)}
+        os.close(handle)  # before SQLite opens it: closing drops the locks of this process (fcntl(2))
 
         def copy_out(quiet: bool) -> None:  # noqa: FBT001 - what steadily calls
             Path(part).unlink(missing_ok=True)
@@ -218,7 +238,7 @@ class SqliteDriver(Driver):
         except sqlite3.DatabaseError as exc:
             Path(part).unlink(missing_ok=True)
             self._refuse_checkpoint(str(exc))
-            return record_raw(self.path, file, self.live(exact=True), facts, taken)
+            return record_raw(self._opened, file, self.live(exact=True), facts, taken)
         if facts["damaged"]:
             self._refuse_checkpoint(facts["damaged"])
         handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -245,13 +265,18 @@ class SqliteDriver(Driver):
         """Copy the backup beside the database and prove the copy, while the service still works."""
         if target.artefacts.get("kind") == "missing":
             return
+        with worker(self.path).acting():
+            self._stage(target)
+
+    def _stage(self, target: Version) -> None:
         new = self._kept("new")
         failpoint("restore_sqlite.stage.before")
         if os.path.lexists(new):
             if self._staged(new, target):
                 return
             os.unlink(new)
-        source = open_backup(os.path.join(target.at, target.artefacts["file"]))
+        with ourselves():
+            source = open_backup(os.path.join(target.at, target.artefacts["file"]))
         try:
             copy_new(source, new, lambda: failpoint("restore_sqlite.stage.middle"))
         except OSError as exc:
@@ -277,13 +302,15 @@ class SqliteDriver(Driver):
         if self.place.work is not None:
             status = os.lstat(new)
             facts = {"sha256": target.artefacts["sha256"], "ino": status.st_ino, "mtime_ns": status.st_mtime_ns}
-            write_document(self.place.work / "staged.json", facts)
+            with ourselves():
+                write_document(self.place.work / "staged.json", facts)
 
     def _staged(self, new: str, target: Version) -> bool:
         status = os.lstat(new)
         if status.st_size != target.artefacts["bytes"]:
             return False
-        noted = read_document(self.place.work / "staged.json") if self.place.work is not None else None
+        with ourselves():
+            noted = read_document(self.place.work / "staged.json") if self.place.work is not None else None
         facts = {"sha256": target.artefacts["sha256"], "ino": status.st_ino, "mtime_ns": status.st_mtime_ns}
         if noted == facts:
             return True
@@ -295,6 +322,10 @@ class SqliteDriver(Driver):
 
     def apply(self, target: Version) -> None:
         """Bring the database to target. Does nothing when its content is the target's already."""
+        with worker(self.path).acting():
+            self._apply(target)
+
+    def _apply(self, target: Version) -> None:
         if self._there(target):
             self._drop_staged()
             return
@@ -303,7 +334,7 @@ class SqliteDriver(Driver):
                 f"{self.name}: before this run there was no database at {self.path}; it is left where it is.",
                 f"Move it away yourself if that is wanted: {self.path}",
             )
-        self.stage(target)
+        self._stage(target)
         busy, limit = self._seconds("busy_timeout", 5), self._seconds("timeout", 300)
         try:
             if self._online:
@@ -329,26 +360,30 @@ class SqliteDriver(Driver):
 
     def _apply_online(self, target: Version, busy: float, limit: float) -> None:
         if self._mark is not None:
-            mark = read_document(self._mark)
+            with ourselves():
+                mark = read_document(self._mark)
             if mark is not None and self.live(exact=True).identity["content"] != mark["content"]:
                 raise StepFailed(
                     f"{self.name}: {self.path} was written to after this run restored it, and nothing automatic throws "
                     "such writes away. It was left as it is.",
                     f"To throw them away knowingly: rollbackctl undo {self.place.run}",
                 )
-            self._mark.unlink(missing_ok=True)
+            with ourselves():
+                self._mark.unlink(missing_ok=True)
         kept = online(self.path, self._kept("new"), self._kept("old"), busy_seconds=busy, seconds=limit)
         if self._mark is not None:
-            write_document(self._mark, {"content": target.identity["content"], "displaced": kept, "at": now()})
+            with ourselves():
+                write_document(self._mark, {"content": target.identity["content"], "displaced": kept, "at": now()})
 
     def _put_back_companions(self, target: Version) -> None:
         """A damaged database goes back with the WAL or journal that it had."""
         for suffix, sha256 in target.artefacts.get("companions", {}).items():
-            source = open_backup(os.path.join(target.at, target.artefacts["file"] + suffix))
+            with ourselves():
+                source = open_backup(os.path.join(target.at, target.artefacts["file"] + suffix))
             try:
                 if sha256_of(source) == sha256 and not os.path.lexists(self.path + suffix):
                     copy_new(source, self.path + suffix)
-                    os.chown(self.path + suffix, *os.stat(self.path)[4:6])
+                    give_attributes(self.path + suffix, target.artefacts["attributes"])
             finally:
                 os.close(source)
         sync_directory(Path(self.path).parent)
@@ -362,10 +397,11 @@ class SqliteDriver(Driver):
         folder, base = os.path.split(self.path)
         prefixes = (f"{base}.rollbackctl-{self.place.run}.old", f".{base}.rollbackctl-{self.place.run}.new")
         removed = []
-        for name in sorted(os.listdir(folder)):
-            if self.place.run and name.startswith(prefixes):
-                os.unlink(os.path.join(folder, name))
-                removed.append(os.path.join(folder, name))
-        if removed:
-            sync_directory(Path(folder))
+        with worker(self.path).acting():
+            for name in sorted(os.listdir(folder)):
+                if self.place.run and name.startswith(prefixes):
+                    os.unlink(os.path.join(folder, name))
+                    removed.append(os.path.join(folder, name))
+            if removed:
+                sync_directory(Path(folder))
         return removed

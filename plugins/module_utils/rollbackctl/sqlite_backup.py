@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 from .component import Version
 from .durable import sync_directory, write_document
 from .errors import Refused
-from .sqlite_content import Content, connect, damage, quoted, read_content, reading, table_names
+from .sqlite_content import Content, connect, quoted, read_content, reading, table_names
 from .sqlite_file import copy_new, open_backup, read_header, sha256_of
+from .sqlite_health import damage
 
 MANIFEST = "manifest.json"
 
@@ -189,15 +190,21 @@ def _prove_rows(what: str, options: Mapping[str, Any], content: Content) -> None
 # -- a database that SQLite cannot read any more -----------------------------------------------------------------------
 
 
-def record_raw(path: str, file: Path, live: Version, facts: Mapping[str, Any], taken: str) -> Version:
-    """Keep a damaged database byte by byte, with its WAL and journal, so that nothing of it is lost."""
+def record_raw(
+    opened: Callable[[str], int], file: Path, live: Version, facts: Mapping[str, Any], taken: str
+) -> Version:
+    """Keep a damaged database byte by byte, with its WAL and journal, so that nothing of it is lost.
+
+    opened: opens the database ("") or what has this ending, for reading.
+    """
     digests: dict[str, str] = {}
     for suffix in ("", "-wal", "-journal"):
-        if not os.path.lexists(path + suffix):
+        try:
+            source = opened(suffix)
+        except FileNotFoundError:
             continue
         target = f"{file}{suffix}"
         Path(target).unlink(missing_ok=True)
-        source = os.open(path + suffix, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             copy_new(source, target)
             digests[suffix] = sha256_of(source)

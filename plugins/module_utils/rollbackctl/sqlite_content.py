@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 
 from .durable import digest
 from .errors import Refused
+from .safe_path import worker
 from .sqlite_file import MAGIC, holders
+from .sqlite_health import trust_nobody
 
 T = TypeVar("T")
 QUIET_TRIES = 5
@@ -46,8 +48,7 @@ def address(path: str, *, immutable: bool = False) -> str:
 def connect(path: str, *, immutable: bool = False, seconds: float = 5.0) -> sqlite3.Connection:
     """Open a database read only, with nothing in its schema trusted. seconds: how long to wait for locks."""
     connection = sqlite3.connect(address(path, immutable=immutable), uri=True, timeout=seconds, isolation_level=None)
-    connection.execute("PRAGMA trusted_schema=OFF")
-    connection.execute("PRAGMA query_only=ON")
+    trust_nobody(connection)
     return connection
 
 
@@ -76,16 +77,20 @@ def reading(path: str, *, seconds: float, quiet: bool = True) -> Iterator[sqlite
     :raises Refused: it cannot be read, or was written to while it was read as immutable.
     :raises sqlite3.DatabaseError: it is damaged.
     """
+    who = worker(path)
     status = plain_file(path)
-    wal = in_wal_mode(path)
+    with who.acting():
+        wal = in_wal_mode(path)
     alone = quiet and wal and not os.path.exists(path + "-wal") and not holders(path)
-    if wal and not alone and os.geteuid() not in {0, status.st_uid}:
+    if wal and not alone and who.uid not in {0, status.st_uid}:
         # SQLite would create -wal and -shm that the application cannot write; root's are given to the owner.
         raise Refused(
             f"{path} belongs to another user. Nothing was changed.", "Run as root or as the database's owner."
         )
     try:
-        with contextlib.closing(_opened(path, immutable=alone, seconds=seconds)) as connection:
+        with who.acting():  # all files are open with the first read; what is beside is the caller's own
+            opened = _opened(path, immutable=alone, seconds=seconds)
+        with contextlib.closing(opened) as connection:
             yield connection
     except sqlite3.OperationalError as exc:
         raise Refused(
@@ -243,18 +248,6 @@ def _hash_rows(cursor: sqlite3.Cursor) -> dict[str, Any]:
         sha256.update(marshal.dumps(row, 2))
         total += 1
     return {"rows": total, "digest": sha256.hexdigest()}
-
-
-def damage(connection: sqlite3.Connection) -> str:
-    """Return what integrity_check finds wrong, first finding only; empty when nothing is.
-
-    quick_check is not enough: it finds 16 of 300 flipped bits, integrity_check 296.
-    """
-    try:
-        found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    except sqlite3.DatabaseError as exc:
-        return str(exc)
-    return "" if found == "ok" else str(found).replace("\n", " ")
 
 
 def orphans(connection: sqlite3.Connection) -> int:

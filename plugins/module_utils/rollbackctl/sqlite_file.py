@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from .errors import Refused, StepFailed
+from .safe_path import file_user, ourselves
 
 MAGIC = b"SQLite format 3\x00"
 # Files that SQLite keeps beside a database and plays back into it when it is opened next.
@@ -170,10 +171,15 @@ def holders(path: str) -> list[Holder]:
     wanted: dict[tuple[int, int], str] = {}
     for name in (path, *(path + suffix for suffix in COMPANIONS)):
         try:
-            status = os.stat(name)
+            status = os.lstat(name)
         except OSError:
             continue
         wanted[status.st_dev, status.st_ino] = name
+    with ourselves():
+        return _holders(wanted)
+
+
+def _holders(wanted: Mapping[tuple[int, int], str]) -> list[Holder]:
     found: dict[tuple[int, str], Holder] = {}
     for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
         try:
@@ -230,40 +236,58 @@ def on_network(kind: str) -> bool:
     return kind in NETWORK_TYPES or kind.startswith(NETWORK_FUSE)
 
 
-def attributes(path: str) -> dict[str, Any]:
-    """Return owner, group, permissions and extended attributes (access lists and SELinux labels are such) of a file."""
-    status = os.stat(path)
+def attributes(handle: int) -> dict[str, Any]:
+    """Return owner, group, permissions and extended attributes (access lists and SELinux labels are such) of an open
+    file: what a database has. It is no program, so the bits and the capabilities of programs are not among them."""
+    status = os.fstat(handle)
     extended: dict[str, str] = {}
     try:
-        for name in os.listxattr(path):
-            extended[name] = os.getxattr(path, name).hex()
+        for name in os.listxattr(handle):
+            if name != "security.capability":
+                extended[name] = os.getxattr(handle, name).hex()
     except OSError as exc:
         if exc.errno != errno.ENOTSUP:
             raise
-    return {"uid": status.st_uid, "gid": status.st_gid, "mode": stat.S_IMODE(status.st_mode), "xattrs": extended}
+    return {"uid": status.st_uid, "gid": status.st_gid, "mode": status.st_mode & 0o777, "xattrs": extended}
 
 
 def give_attributes(path: str, wanted: Mapping[str, Any]) -> None:
-    """Give a file the attributes that `attributes` returned, and read that back.
+    """Give a file that this run made the attributes that `attributes` returned, make it durable, and read that back.
+
+    It is opened as the present user, who must own it alone (one name): nobody else's file can be put in its place.
 
     :raises StepFailed: when they cannot be given; the file then must not take the place of the other.
     """
+    wanted = {**wanted, "mode": wanted["mode"] & 0o777}
     try:
-        os.chown(path, wanted["uid"], wanted["gid"])
-        for name in attributes(path)["xattrs"]:
-            if name not in wanted["xattrs"]:
-                os.removexattr(path, name)
-        for name, value in wanted["xattrs"].items():
-            os.setxattr(path, name, bytes.fromhex(value))
-        os.chmod(path, wanted["mode"])
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        raise StepFailed(f"{path} cannot be opened: {exc.strerror}. The database was not touched.") from exc
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_uid != file_user():
+            raise StepFailed(f"{path} is not the file that was made there. The database was not touched.")
+        with ourselves():  # only root gives a file away
+            _give(handle, wanted)
+        os.fsync(handle)
+        now = attributes(handle)
     except OSError as exc:
         raise StepFailed(
             f"{path} could not be given the owner, permissions and labels of the database: {exc.strerror}. "
             "The database was not touched.",
             "Run as root or as the database's owner.",
         ) from exc
-    now = attributes(path)
-    if now != dict(wanted):
-        raise StepFailed(
-            f"{path} reads back with other attributes than the database's: {now}, expected {dict(wanted)}."
-        )
+    finally:
+        os.close(handle)
+    if now != wanted:
+        raise StepFailed(f"{path} reads back with other attributes than the database's: {now}, expected {wanted}.")
+
+
+def _give(handle: int, wanted: Mapping[str, Any]) -> None:
+    os.fchown(handle, wanted["uid"], wanted["gid"])
+    for name in attributes(handle)["xattrs"]:
+        if name not in wanted["xattrs"]:
+            os.removexattr(handle, name)
+    for name, value in wanted["xattrs"].items():
+        os.setxattr(handle, name, bytes.fromhex(value))
+    os.fchmod(handle, wanted["mode"])

@@ -19,8 +19,9 @@ from typing import Any, Callable
 from .durable import sync_directory
 from .errors import DeadlineExceeded, StepFailed
 from .failpoints import failpoint
-from .sqlite_content import connect, damage, in_wal_mode, reading
+from .sqlite_content import connect, in_wal_mode, reading
 from .sqlite_file import COMPANIONS, attributes, copy_new, give_attributes, holders, lock
+from .sqlite_health import damage
 
 _PAGES = 1024  # per step of the backup API: often enough for deadlines and failpoints, rarely enough for speed
 
@@ -87,13 +88,15 @@ def replace(path: str, new: str, old: str, wanted: Mapping[str, Any], seconds: f
     they are gone before the rename. When that needs moving them aside (the old database is damaged), the old file
     stands alone for an instant; `old` and its companions keep all of it.
 
-    :param wanted: attributes for a database that is missing; otherwise those of the old file are taken over.
+    :param wanted: attributes for a database that is missing (empty: its folder's owner alone may use it); otherwise
+        those of the old file are taken over.
     :param seconds: how long to wait for locks.
     :raises StepFailed: somebody has the database open, or attributes cannot be kept; the old file is in place.
     """
     if not os.path.lexists(path):
         _clear_companions(path, old)
-        give_attributes(new, wanted)
+        folder = os.stat(os.path.dirname(path))
+        give_attributes(new, wanted or {"uid": folder.st_uid, "gid": folder.st_gid, "mode": 0o600, "xattrs": {}})
         _rename(new, path)
         return
     refuse_open(path)
@@ -108,8 +111,7 @@ def replace(path: str, new: str, old: str, wanted: Mapping[str, Any], seconds: f
         kept = _second_name(path, handle, old)
         failpoint("restore_sqlite.link.after")
         _clear_companions(path, kept)
-        give_attributes(new, attributes(path))
-        _sync(new)
+        give_attributes(new, attributes(handle))
         _rename(new, path)
         late = [holder for holder in holders(kept) if holder.pid != os.getpid()]
         if late:
@@ -190,7 +192,7 @@ def _second_name(path: str, handle: int, old: str) -> str:
         os.link(path, name, follow_symlinks=False)
     except OSError:  # a file system without hard links
         copy_new(handle, name)
-        give_attributes(name, attributes(path))
+        give_attributes(name, attributes(handle))
     return name  # made durable together with what _clear_companions does
 
 

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Root works in folders of a service's user, who swaps names meanwhile: nothing else on the host is read or changed.
+
+What must not change is a canary: a file that only root can read, in a folder that only root can enter.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.rollbackctl.errors import Refused
+from ansible.module_utils.rollbackctl.safe_path import open_folder, ourselves, worker
+
+from tests.unit.module_utils import sqlite_parts
+
+HIM = 65534  # the service's user
+
+
+class Place:
+    """A folder of the service's user, and root's canary. top: root's, and open to everybody, unlike pytest's."""
+
+    def __init__(self, top: Path) -> None:
+        top.chmod(0o755)
+        self.top, self.his, self.roots = top, top / "his", top / "roots"
+        self.state = top / "state"
+        for folder, owner, mode in ((self.his, HIM, 0o755), (self.roots, 0, 0o700), (self.state, 0, 0o700)):
+            folder.mkdir(mode=mode)
+            os.chown(folder, owner, owner)
+        self.canary = self.roots / "canary"
+        self.canary.write_text("known to root only")
+        self.canary.chmod(0o600)
+
+    def look(self) -> dict[str, tuple[int, int, int, bytes]]:
+        """Owner, group, mode and content of everything in root's folder, and of the folder."""
+        found = {}
+        for path in (self.roots, *sorted(self.roots.rglob("*"))):
+            status = path.lstat()
+            content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+            found[str(path)] = (status.st_uid, status.st_gid, status.st_mode, content)
+        return found
+
+    def give(self, *paths: Path) -> None:
+        for path in paths:
+            for one in (path, *path.rglob("*")):
+                os.chown(one, HIM, HIM, follow_symlinks=False)
+
+    def run(self, command: Sequence[str], failpoint: str, swap: str) -> subprocess.CompletedProcess[str]:
+        """Run a command, and where it comes to the failpoint, run Python as the service's user."""
+        assert os.geteuid() == 0, "run the tests as root: it is root who must not be misled"
+        mark, ended = self.his / "mark", threading.Event()
+
+        def attack() -> None:
+            while not mark.exists():
+                if ended.wait(0.01):
+                    return
+            subprocess.run([sys.executable, "-c", swap], user=HIM, group=HIM, extra_groups=[], cwd=self.his, check=True)
+            mark.unlink()
+
+        attacker = threading.Thread(target=attack)
+        attacker.start()
+        try:
+            return subprocess.run(
+                command,
+                env={**os.environ, "ROLLBACKCTL_FAILPOINT": f"{failpoint}:pause={mark}"},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        finally:
+            ended.set()
+            attacker.join()
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    top = Path(tempfile.mkdtemp(prefix="rollbackctl-test-"))
+    yield Place(top)
+    shutil.rmtree(top)
+
+
+# -- SQLite ------------------------------------------------------------------------------------------------------------
+
+NEW = f".shop.db.rollbackctl-{sqlite_parts.RUN}.new"
+SQLITE_SWAPS = {
+    "the new file, before it gets its owner": (
+        "replace",
+        "restore_sqlite.wal.after",
+        f"import os; os.rename({NEW!r}, 'aside'); os.symlink('../roots/canary', {NEW!r})",
+    ),
+    "the database, before it is replaced": (
+        "replace",
+        "restore_sqlite.stage.after",
+        "import os; os.rename('shop.db', 'aside'); os.symlink('../roots/secret.db', 'shop.db')",
+    ),
+    "the database, before it is written to": (
+        "online",
+        "restore_sqlite.stage.after",
+        "import os; os.rename('shop.db', 'aside'); os.symlink('../roots/secret.db', 'shop.db')",
+    ),
+    "what lies beside it": (
+        "replace",
+        "restore_sqlite.link.after",
+        "import os; os.symlink('../roots/canary', 'shop.db-wal')",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SQLITE_SWAPS)
+def test_a_database_that_is_swapped_leads_to_no_other_file(place: Place, case: str) -> None:
+    method, failpoint, swap = SQLITE_SWAPS[case]
+    secret = sqlite_parts.make_database(place.roots / "secret.db")
+    secret.chmod(0o600)
+    path = sqlite_parts.make_database(place.his / "shop.db")
+    place.give(path)
+    good = sqlite_parts.checkpoint(path, place.state / "good")
+    sqlite_parts.break_it(path)
+    place.give(path)
+    driver = sqlite_parts.make_driver(path, place.state / "work", method=method)
+    before = place.look()
+    place.run(sqlite_parts.child_command(driver, driver.resolve(good)), failpoint, swap)
+    assert place.look() == before
+    assert {file.lstat().st_uid for file in place.his.iterdir()} == {HIM}
+
+
+def test_a_database_in_his_folder_is_restored_and_stays_his(place: Place) -> None:
+    for method in ("replace", "online"):
+        path = sqlite_parts.make_database(place.his / f"{method}.db")
+        place.give(path)
+        good = sqlite_parts.checkpoint(path, place.state / f"good-{method}")
+        sqlite_parts.break_it(path)
+        driver = sqlite_parts.make_driver(path, place.state / f"work-{method}", method=method)
+        driver.stage(driver.resolve(good))
+        driver.apply(good)
+        assert driver.matches(driver.live(exact=True), good, exact=True)
+    assert {file.lstat().st_uid for file in place.his.iterdir()} == {HIM}
+
+
+def test_a_folder_that_he_made_a_link_is_not_followed(place: Place) -> None:
+    sqlite_parts.make_database(place.roots / "shop.db")
+    (place.his / "data").symlink_to(place.roots)
+    os.chown(place.his / "data", HIM, HIM, follow_symlinks=False)
+    before = place.look()
+    driver = sqlite_parts.make_driver(place.his / "data" / "shop.db", place.state / "work")
+    with pytest.raises(Refused, match="could lead root"):
+        driver.live(exact=True)
+    assert place.look() == before
+
+
+def test_a_database_of_root_in_his_folder_is_refused_with_what_to_change(place: Place) -> None:
+    path = sqlite_parts.make_database(place.his / "shop.db")
+    with pytest.raises(Refused) as refused:
+        sqlite_parts.make_driver(path).live(exact=True)
+    assert f"{place.his} can be changed by" in refused.value.message
+    assert f"chown root {place.his}" in refused.value.next_step
+
+
+# -- as whom -----------------------------------------------------------------------------------------------------------
+
+
+def test_who_works_where(place: Place) -> None:
+    shared = place.top / "shared"
+    shared.mkdir()
+    os.chown(shared, 0, HIM)
+    for folder, mode in ((shared, 0o2775), (place.top, 0o755)):
+        (folder / "file").touch()
+        os.chown(folder / "file", HIM, HIM)
+        folder.chmod(mode)
+    assert worker(str(place.his / "new")).uid == HIM, "his folder"
+    assert worker(str(shared / "file")).uid == HIM, "a folder of root's that he may write to"
+    assert worker(str(place.top / "file")).uid == 0, "his file, where he can change no name"
+    assert worker(str(place.roots / "canary")).uid == 0
+    with pytest.raises(Refused, match=r"shared can be changed by others than root"):
+        worker(str(shared / "new"))
+    (place.his / "way").symlink_to(place.top)
+    os.chown(place.his / "way", 1234, 1234, follow_symlinks=False)
+    with pytest.raises(Refused, match=r"way, which belongs neither to root nor to"):
+        worker(str(place.his / "way" / "shared" / "file"))
+
+
+def test_rights_are_given_up_and_taken_back(place: Place) -> None:
+    him = worker(str(place.his / "new"))
+    groups, go, seen = os.getgroups(), threading.Event(), []
+    other = threading.Thread(target=lambda: seen.append(go.wait(60) and place.canary.exists()))
+    other.start()
+    with him.acting():
+        with pytest.raises(PermissionError):
+            place.canary.read_text()
+        (place.his / "new").touch()
+        go.set()
+        other.join()
+        status = Path("/proc/thread-self/status").read_text()
+        assert set(map(int, status.partition("Groups:")[2].splitlines()[0].split())) == {HIM}
+        with ourselves(), him.acting(), ourselves():
+            assert place.canary.read_text()
+        with pytest.raises(PermissionError):
+            place.canary.read_text()
+    assert (place.canary.read_text(), os.getgroups(), seen) == ("known to root only", groups, [True])
+    assert (place.his / "new").stat().st_uid == HIM
+
+
+def test_a_folder_is_opened_through_links_of_root_only(place: Place) -> None:
+    (place.top / "link").symlink_to(place.roots)
+    os.close(open_folder(str(place.top / "link")))
+    (place.his / "link").symlink_to(place.roots)
+    with pytest.raises(Refused, match="link"):
+        open_folder(str(place.his / "link"))
+    with pytest.raises(FileNotFoundError):
+        open_folder(str(place.top / "none"))
+    with pytest.raises(NotADirectoryError):
+        open_folder(str(place.canary))
