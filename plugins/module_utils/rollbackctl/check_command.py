@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from .check_model import Context, Sample, bad, clip, good, shown, text_map_problem, unverified
+from .check_model import Context, Sample, bad, clip, empty_problems, good, shown, text_map_problem, unverified
 
 KEYS = frozenset({"argv", "rc", "stdout_contains", "cleanup", "environment", "chdir"})
 REQUIRED: tuple[str, ...] = ("argv",)
@@ -60,6 +60,7 @@ def problems(options: Mapping[str, Any]) -> list[str]:
         words = options.get(key)
         if words is not None and (not words or not words[0] or any("\0" in word for word in words)):
             found.append(f"`{key}` must be a list: the program, then each of its arguments")
+    found += empty_problems(options, "stdout_contains")
     if problem := text_map_problem("environment", options.get("environment", {})):
         found.append(problem)
     if "chdir" in options and not os.path.isabs(options["chdir"]):

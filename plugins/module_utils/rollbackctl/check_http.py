@@ -22,8 +22,20 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from .check_model import Context, Sample, bad, difference, good, is_range, number, shown, text_map_problem, unverified
-from .check_tcp import connection_words
+from .check_model import (
+    Context,
+    Sample,
+    bad,
+    difference,
+    empty_problems,
+    good,
+    is_range,
+    number,
+    shown,
+    text_map_problem,
+    unverified,
+)
+from .check_tcp import connect, connection_words
 
 KEYS = frozenset(
     {"url", "method", "status", "headers", "json", "contains", "version", "latency", "ca_file", "source"},
@@ -56,6 +68,7 @@ def problems(options: Mapping[str, Any]) -> list[str]:
         found.append(f"`url` {url}")
     if headers := text_map_problem("headers", options.get("headers", {})):
         found.append(headers)
+    found += empty_problems(options, "status", "json", "contains")
     version = options.get("version")
     if version is not None and (("header" in version) == ("json" in version)):
         found.append("`version` is read from either `header` or `json`")
@@ -174,6 +187,8 @@ def _judge_version(options: Mapping[str, Any], context: Context, answer: Answer)
             found = str(look_up(answer.body, version["json"]))
         except ValueError as exc:
             return bad(str(exc))
+    if not found.strip():
+        return bad(f"answered {answer.status}, but with an empty version")
     if wanted is not None and not any(same_version(found, one) for one in wanted):
         return bad(f"version {shown(found)} answers, expected {' or '.join(shown(one) for one in wanted)}")
     return good(f"{answer.status}; version {shown(found)}")
@@ -222,6 +237,7 @@ def ask(options: Mapping[str, Any], timeout: float) -> Answer:
     host = str(parts.hostname)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     connection: http.client.HTTPConnection
+    trust: ssl.SSLContext | None = None
     if parts.scheme == "https":
         try:
             trust = ssl.create_default_context(cafile=options.get("ca_file"))
@@ -239,6 +255,11 @@ def ask(options: Mapping[str, Any], timeout: float) -> Answer:
     alarm.daemon = True
     alarm.start()
     try:
+        line = connect(host, port, started + timeout)
+        # What time the handshake has is the socket's, for all of it together; nobody else can cut it short.
+        connection.sock = trust.wrap_socket(line, server_hostname=host) if trust else line
+        if expired.is_set():  # with nothing to cut yet
+            raise NoAnswer(f"{host}:{port}: no whole answer within {timeout:g} s")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request(options.get("method", "GET"), target, headers=headers)
         response = connection.getresponse()

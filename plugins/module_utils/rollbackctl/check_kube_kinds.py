@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .check_log import MINUTES
-from .check_model import Context, Sample, unverified
+from .check_model import Context, Sample, empty_problems, unverified
 from .check_search import pattern_problem
 
 _WHICH = frozenset({"namespace", "selector", "workload"})
@@ -57,8 +57,10 @@ def _window_problems(options: Mapping[str, Any]) -> list[str]:
 def pods(options: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with a check of kind `pods`."""
     found = _which_problems(options)
-    if options.get("ready", 0) < 0 or options.get("max_restarts", 0) < 0:
-        found.append("`ready` and `max_restarts` must not be negative")
+    if options.get("ready", 1) < 1:
+        found.append("`ready` must be at least 1: no pod at all would be enough")
+    if options.get("max_restarts", 0) < 0:
+        found.append("`max_restarts` must not be negative")
     return found
 
 
@@ -81,6 +83,7 @@ def pod_command(options: Mapping[str, Any]) -> list[str]:
     found = _which_problems(options)
     if problem := name_problem("container", options):
         found.append(problem)
+    found += empty_problems(options, "stdout_contains", "json")
     words = options["argv"]
     if not words or not words[0] or any("\0" in word for word in words):
         found.append("`argv` must be a list: the program, then each of its arguments")

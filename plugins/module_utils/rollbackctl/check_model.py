@@ -181,6 +181,11 @@ def difference(found: Any, wanted: Any) -> str:
     return ""
 
 
+def empty_problems(options: Mapping[str, Any], *keys: str) -> list[str]:
+    """Return which options are given but ask for nothing: what is empty would be found everywhere."""
+    return [f"`{key}` is empty, so everything would be as expected" for key in keys if options.get(key) in ("", {}, [])]
+
+
 def text_map_problem(key: str, value: Any) -> str:
     """Return why a mapping of secrets (headers, environment) is refused, never showing a value; or an empty string.
 

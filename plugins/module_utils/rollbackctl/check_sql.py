@@ -8,6 +8,7 @@ engine known today; another one is another function in ENGINES.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ def problems(options: Mapping[str, Any]) -> list[str]:
         found.append("`database` must be an absolute path")
     if options["query"].lstrip().lower().split(None, 1)[:1] not in (["select"], ["with"]):
         found.append("`query` must be one SELECT")
+    if re.match(r"\s*select\b(?!.*\bfrom\b)", options["query"], re.IGNORECASE | re.DOTALL):
+        found.append("`query` reads from no table, so it would succeed on any file")
     if problem := expect_problem(options["expect"]):
         found.append(problem)
     return found
@@ -66,6 +69,8 @@ def _sqlite(database: str, query: str, timeout: float) -> list[tuple[Any, ...]]:
         try:
             connection.execute("PRAGMA query_only = ON")
             connection.set_progress_handler(lambda: int(time.monotonic() > deadline), _STEPS)
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+                raise OSError("there is nothing in this database, not even a table; is it the service's?")
             return connection.execute(query).fetchmany(2)
         finally:
             connection.close()

@@ -40,6 +40,9 @@ def test_presence(settings: Path) -> None:
     assert "is missing" in look(settings.with_name("gone")).text
     assert look(settings.with_name("gone"), exists=False).ok
     assert "exists, expected it to be absent" in look(settings, exists=False).text
+    unmounted = look(settings.parent / "gone" / "lock", exists=False)
+    assert unmounted.unverified
+    assert "so is its folder" in unmounted.text
 
 
 def test_age(settings: Path) -> None:
@@ -47,6 +50,9 @@ def test_age(settings: Path) -> None:
     os.utime(settings, (hour_ago, hour_ago))
     assert "was last written 36" in look(settings, max_age_seconds=60).text
     assert look(settings, max_age_seconds=7200).ok
+    tomorrow = time.time() + 86400
+    os.utime(settings, (tomorrow, tomorrow))
+    assert look(settings, max_age_seconds=60).unverified
 
 
 def test_a_pipe_does_not_hold_the_check_up(tmp_path: Path) -> None:

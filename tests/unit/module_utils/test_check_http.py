@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,41 @@ def test_an_answer_that_trickles_in_is_given_up() -> None:
     assert not verdict.ok
     assert "no whole answer within 0.4 s" in verdict.text
     assert time.monotonic() - started < 10
+
+
+def test_an_answer_that_trickles_in_from_the_second_address_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first address takes a request and nothing more, so the time is over before there is anything to cut."""
+    sent = []
+
+    def trickle(request: Handler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "100")
+        request.end_headers()
+        for number in range(100):
+            sent.append(number)
+            request.wfile.write(b".")
+            request.wfile.flush()
+            time.sleep(0.1)
+
+    with serving(trickle) as server, ExitStack() as stack:
+        dead = stack.enter_context(socket.create_server(("127.0.0.2", server.server_port), backlog=0))
+        for _ in range(4):  # what waits to be taken fills its queue: the next one is not answered at all
+            line = stack.enter_context(socket.socket())
+            line.settimeout(0)
+            line.connect_ex(dead.getsockname())
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", server.server_port)) for n in (2, 1)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        verdict = ask(f"http://two-addresses.invalid:{server.server_port}/", timeout=1)
+        assert len(sent) < 100, "it has waited for the whole answer"
+    assert not verdict.ok
+    assert "no whole answer within 1 s" in verdict.text
+
+
+def test_a_version_that_says_nothing_is_none() -> None:
+    with serving(lambda request: request.reply(200, X_Version="")) as server:
+        verdict = ask(server.url, version={"header": "X-Version", "component": "code"})
+    assert not verdict.ok
+    assert "with an empty version" in verdict.text
 
 
 def test_a_connection_that_breaks_in_the_middle() -> None:

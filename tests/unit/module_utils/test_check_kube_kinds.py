@@ -33,7 +33,7 @@ SERVICE = {"name": "rate", "kind": "prometheus", "service": "prom", "port": 9090
         ({**PODS, "workload": ["deployment/../../secrets"]}, "deployment/NAME"),
         ({**PODS, "workload": []}, "deployment/NAME"),
         ({**PODS, "namespace": "../kube-system"}, "`namespace` must be lowercase"),
-        ({**PODS, "ready": -1}, "must not be negative"),
+        ({**PODS, "ready": 0}, "`ready` must be at least 1"),
         ({**PODS, "max_restarts": -1}, "must not be negative"),
         ({**PODS, "max": 1}, "pods checks do not know max"),
         ({**EVENTS, "selector": " "}, "`selector` must be a label selector"),

@@ -16,7 +16,7 @@ from ansible.module_utils.rollbackctl.errors import Refused
 CANARY = "canary-7f3a"
 HTTP = {"name": "health", "kind": "http", "url": "http://127.0.0.1:8000/health"}
 LOG = {"name": "log", "kind": "log", "path": "/x", "pattern": "ERROR", "time_format": "%Y-%m-%d %H:%M:%S"}
-SQL = {"name": "sql", "kind": "sql", "database": "/x", "query": "SELECT 1", "expect": {"value": 1}}
+SQL = {"name": "sql", "kind": "sql", "database": "/x", "query": "SELECT count(*) FROM orders", "expect": {"value": 1}}
 
 
 def refused(*documents: dict[str, Any]) -> str:
@@ -85,6 +85,15 @@ def test_all_problems_of_all_checks_are_told_at_once() -> None:
         ({"name": "f", "kind": "file", "path": "x"}, "`path` must be absolute"),
         ({"name": "f", "kind": "file", "path": "/x", "sha256": "abc"}, "64 lowercase"),
         ({"name": "f", "kind": "file", "path": "/x", "exists": False, "contains": "a"}, "has no content"),
+        ({**HTTP, "json": {}}, "`json` is empty"),
+        ({**HTTP, "contains": ""}, "`contains` is empty"),
+        ({**HTTP, "status": []}, "`status` is empty"),
+        ({"name": "c", "kind": "command", "argv": ["a"], "stdout_contains": ""}, "`stdout_contains` is empty"),
+        ({"name": "f", "kind": "file", "path": "/x", "contains": ""}, "`contains` is empty"),
+        ({**SQL, "query": "SELECT 1"}, "reads from no table"),
+        ({**SQL, "query": "select\n sqlite_version()"}, "reads from no table"),
+        ({"name": "p", "kind": "process", "process": "x", "argument": ""}, "`argument` is empty"),
+        ({"name": "p", "kind": "process", "process": "x", "folder": "here"}, "`folder` must be an absolute path"),
         ({**LOG, "pattern": "("}, "not a regular expression"),
         ({**LOG, "time_format": "%H"}, "`time_format` must hold"),
         ({**LOG, "max_lines": -1}, "must not be negative"),

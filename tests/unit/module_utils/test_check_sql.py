@@ -56,6 +56,7 @@ def test_orphans_are_found(shop: Path) -> None:
         ("SELECT id FROM orders", "it gave several rows or columns"),
         ("SELECT id FROM orders WHERE id > 9", "it gave no rows or columns"),
         ("SELECT id, customer FROM orders WHERE id = 1", "one row with one value"),
+        ("SELECT max(order_id) FROM lines WHERE 0", "is None, expected a number"),
         ("SELECT 1; DELETE FROM orders", "one statement at a time"),
         ("WITH gone AS (SELECT 1) DELETE FROM orders", "readonly database"),
         ("SELECT NULL", "is None, expected a number"),
@@ -75,6 +76,24 @@ def test_a_missing_database_is_a_failure_and_is_not_created(tmp_path: Path) -> N
     assert not verdict.ok
     assert "there is no such file" in verdict.text
     assert not path.exists()
+
+
+def test_an_empty_database_is_nobody_s(tmp_path: Path) -> None:
+    """The file is there, as SQLite makes it when somebody opens the wrong path; there are no orphans in it either."""
+    for content in (b"", emptied(tmp_path / "made.db")):
+        path = tmp_path / "empty.db"
+        path.write_bytes(content)
+        verdict = ask(path, "SELECT count(*) FROM pragma_foreign_key_check", value=0)
+        assert not verdict.ok
+        assert "not even a table" in verdict.text
+
+
+def emptied(path: Path) -> bytes:
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE orders (id)")
+        database.execute("DROP TABLE orders")
+    database.close()
+    return path.read_bytes()
 
 
 def test_a_damaged_database_is_a_failure(tmp_path: Path) -> None:
