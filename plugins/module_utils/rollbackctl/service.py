@@ -19,7 +19,8 @@ from .durable import digest, now, read_document, write_document
 from .errors import DeadlineExceeded, Refused, StepFailed
 from .failpoints import failpoint
 from .names import is_name
-from .service_managers import Command, Pm2, Systemd
+from .service_managers import Command, Systemd
+from .service_pm2 import Daemon, Pm2
 from .service_reading import DOWN, FAILED, RUNNING, STOPPED, Manager, Reading, alive, family, started_at
 from .service_supervisor import Address, Supervisor, read_address
 
@@ -312,7 +313,7 @@ def manager_of(options: Mapping[str, Any]) -> Manager:
     if kind == "systemd":
         return Systemd(program, timeout)
     if kind == "pm2":
-        return Pm2(program, timeout)
+        return Pm2(program, timeout, Daemon.of(options))
     if kind == "command":
         argv = {key: [str(word) for word in options[key]] for key in _NEEDS["command"]}
         return Command(argv, Path(options["pid_file"]) if options.get("pid_file") else None, timeout)

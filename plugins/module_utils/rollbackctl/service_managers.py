@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Managers that are spoken to by commands: systemd, pm2, and a profile's own start, stop and status.
-
-Commands' output is never shown: `pm2 jlist` prints the whole environment of every process, secrets included.
-"""
+"""Managers that are spoken to by commands: systemd, and a profile's own start, stop and status."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -28,18 +24,6 @@ _SYSTEMD_STATES = {
     "inactive": STOPPED,
     "failed": FAILED,
 }
-# pm2/constants.js: the states of a process.
-_PM2_STATES = {
-    "online": RUNNING,
-    "launching": STARTING,
-    "waiting restart": STARTING,
-    "one-launch-status": STARTING,
-    "stopping": STOPPING,
-    "stopped": STOPPED,
-    "errored": FAILED,
-}
-# Of several processes under one name the worst one speaks for all.
-_WORST_FIRST = (FAILED, STOPPED, STOPPING, STARTING, RUNNING)
 
 
 class Systemd:
@@ -84,52 +68,6 @@ def parse_systemd(unit: str, text: str) -> Reading:
     pid = int(values.get("MainPID") or 0)
     started = values.get("InvocationID", "") if state in {RUNNING, STARTING} else ""
     return Reading(state, (pid,) if pid else (), started, f"journalctl --unit={unit}")
-
-
-class Pm2:
-    """One application of pm2; in cluster mode it has several processes."""
-
-    def __init__(self, application: str, timeout: float) -> None:
-        """Take the application's name (checked by the caller) and the patience in seconds."""
-        self.application = application
-        self.timeout = timeout
-
-    def read(self) -> Reading:
-        """Read the state of all of the application's processes.
-
-        :raises Refused: no pm2, or it does not know the application.
-        """
-        return parse_pm2(self.application, output_of(["pm2", "jlist", "--silent"]))
-
-    def stop(self) -> None:
-        """Stop the application (pm2 hands on what follows `--` to the script: the name comes without)."""
-        run(["pm2", "stop", self.application, "--silent"], self.timeout)
-
-    def start(self) -> None:
-        """Start the application, which pm2 knows by name."""
-        run(["pm2", "start", self.application, "--silent"], self.timeout)
-
-
-def parse_pm2(application: str, text: str) -> Reading:
-    """Return the reading that `pm2 jlist` printed; lines before the list are pm2's remarks.
-
-    :raises Refused: not a list, or the application is not in it.
-    """
-    start = re.search(r"^\[(?=\s*[\]{])", text, re.MULTILINE)
-    try:
-        listed: list[dict[str, Any]] = json.JSONDecoder().raw_decode(text[start.start() :])[0] if start else []
-    except ValueError as exc:
-        raise Refused("`pm2 jlist` printed no list of processes.", "Try it by hand: pm2 list") from exc
-    mine = [entry for entry in listed if entry.get("name") == application]
-    if not mine:
-        known = sorted({str(entry.get("name")) for entry in listed})
-        raise Refused(f"pm2 has no application {application!r}. Known: {', '.join(known) or 'none'}.")
-    states = [_PM2_STATES.get(str(entry["pm2_env"].get("status")), FAILED) for entry in mine]
-    state = min(states, key=_WORST_FIRST.index)
-    pids = tuple(int(entry["pid"]) for entry in mine if entry.get("pid"))
-    # pm_uptime: when this start of the process was, milliseconds since 1970.
-    started = ",".join(f"{entry['pm2_env'].get('pm_uptime')}:{entry.get('pid')}" for entry in mine)
-    return Reading(state, pids, started if pids else "", str(mine[0]["pm2_env"].get("pm_err_log_path", "")))
 
 
 class Command:
@@ -179,8 +117,10 @@ class Command:
         run(self.argv["start"], self.timeout)
 
 
-def exit_code(argv: Sequence[str], timeout: float) -> int:
+def exit_code(argv: Sequence[str], timeout: float, **how: Any) -> int:
     """Run a command with its output thrown away (a daemon that it starts may keep the pipe open for ever).
+
+    how: more of what subprocess.run takes: environment, user.
 
     :raises DeadlineExceeded: after timeout seconds; the command is killed, what it started may go on.
     :raises Refused: it is not there or may not be run.
@@ -193,6 +133,7 @@ def exit_code(argv: Sequence[str], timeout: float) -> int:
             stderr=subprocess.DEVNULL,
             timeout=timeout,
             check=False,
+            **how,
         ).returncode
     except subprocess.TimeoutExpired as exc:
         raise DeadlineExceeded(f"{argv[0]} did not end within {timeout:g} s.") from exc
@@ -200,18 +141,18 @@ def exit_code(argv: Sequence[str], timeout: float) -> int:
         raise Refused(f"{argv[0]} cannot be run: {exc.strerror}.") from exc
 
 
-def run(argv: Sequence[str], timeout: float) -> None:
-    """Run a changing command.
+def run(argv: Sequence[str], timeout: float, **how: Any) -> None:
+    """Run a changing command; how: as exit_code takes it.
 
     :raises StepFailed: it ended with anything but 0, or not in time.
     """
-    code = exit_code(argv, timeout)
+    code = exit_code(argv, timeout, **how)
     if code != 0:
         raise StepFailed(f"{' '.join(argv[:2])} ended with exit code {code}.")
 
 
-def output_of(argv: Sequence[str]) -> str:
-    """Return what a reading command prints.
+def output_of(argv: Sequence[str], **how: Any) -> str:
+    """Return what a reading command prints; how: as exit_code takes it.
 
     :raises Refused: it cannot be run, fails or takes longer than READ_SECONDS.
     """
@@ -222,7 +163,7 @@ def output_of(argv: Sequence[str]) -> str:
             capture_output=True,
             timeout=READ_SECONDS,
             check=False,
-            env={**os.environ, "LC_ALL": "C"},
+            **{"env": {**os.environ, "LC_ALL": "C"}, **how},
         )
     except subprocess.TimeoutExpired as exc:
         raise Refused(f"{argv[0]} did not answer within {READ_SECONDS:g} s.") from exc
@@ -230,4 +171,5 @@ def output_of(argv: Sequence[str]) -> str:
         raise Refused(f"{argv[0]} cannot be run: {exc.strerror}.", f"Install {argv[0]}, or correct `manager`.") from exc
     if done.returncode != 0:
         raise Refused(f"{' '.join(argv[:2])} ended with exit code {done.returncode}.")
-    return done.stdout.decode(errors="replace")
+    text: str = done.stdout.decode(errors="replace")
+    return text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What systemd and pm2 answer, and how processes are told apart."""
+"""What systemd answers, and how processes are told apart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.rollbackctl.errors import Refused
-from ansible.module_utils.rollbackctl.service_managers import Pm2, Systemd, output_of, parse_pm2, parse_systemd
+from ansible.module_utils.rollbackctl.service_managers import Systemd, output_of, parse_systemd
 from ansible.module_utils.rollbackctl.service_reading import (
     FAILED,
     RUNNING,
@@ -53,55 +53,10 @@ def test_systemd_252_unusable_unit_as_documented_not_run_here(text: str) -> None
         parse_systemd("shop.service", text)
 
 
-# What `pm2 jlist --silent` of pm2 7.0.4 printed for an application that ran and one that had ended with code 3 too
-# often, most keys left out and paths shortened; each process comes with its whole environment, secrets included.
-PM2 = """\
-[{"pid": 22631, "name": "shop", "pm2_env": {"status": "online", "pm_uptime": 1795253120348, "restart_time": 0,
-"pm_err_log_path": "/srv/pm2/logs/shop-error.log", "env": {"SHOP_API_KEY": "canary-11"}}, "pm_id": 0, "monit": {}},
-{"pid": 0, "name": "broken", "pm2_env": {"status": "errored", "pm_uptime": 1795253120519, "restart_time": 0,
-"exit_code": 3, "pm_err_log_path": "/srv/pm2/logs/broken-error.log"}, "pm_id": 1, "monit": {"memory": 0, "cpu": 0}}]
-"""
-# Written after pm2's source (lib/Satan.js prints it when the daemon is older than the command).
-OUT_OF_DATE = "\n>>>> In-memory PM2 is out-of-date, do:\n>>>> $ pm2 update\nIn memory PM2 version: 5.3.0\n\n"
-
-
-@pytest.mark.parametrize("before", ["", OUT_OF_DATE])
-def test_pm2_7_0_4_list_as_recorded_2026_11_21(before: str) -> None:
-    reading = parse_pm2("shop", before + PM2)
-    assert reading == Reading(RUNNING, (22631,), "1795253120348:22631", "/srv/pm2/logs/shop-error.log")
-    assert "canary-11" not in repr(reading)
-    assert parse_pm2("broken", before + PM2) == Reading(FAILED, (), "", "/srv/pm2/logs/broken-error.log")
-
-
-@pytest.mark.parametrize(
-    ("status", "state"),
-    [("online", RUNNING), ("waiting restart", STARTING), ("stopping", STOPPING), ("stopped", STOPPED), ("???", FAILED)],
-)
-def test_pm2_worst_of_several_processes_speaks_as_documented_not_run_here(status: str, state: str) -> None:
-    reading = parse_pm2("shop", PM2.replace("errored", status).replace("broken", "shop"))
-    assert reading.state == state
-    assert reading.pids == (22631,)
-
-
-def test_pm2_unknown_application_is_refused_with_those_there_are() -> None:
-    with pytest.raises(Refused, match=r"no application 'web'\. Known: broken, shop"):
-        parse_pm2("web", PM2)
-    with pytest.raises(Refused, match="Known: none"):
-        parse_pm2("web", "[]")
-
-
-def test_pm2_garbage_is_refused_without_quoting_it() -> None:
-    with pytest.raises(Refused) as caught:
-        parse_pm2("shop", '[{"SHOP_API_KEY":"canary-11"')
-    assert "canary-11" not in caught.value.message
-
-
 def test_a_missing_manager_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Refused, match="systemctl cannot be run: No such file"):
         Systemd("shop.service", 1).read()
-    with pytest.raises(Refused, match="pm2 cannot be run: No such file"):
-        Pm2("shop", 1).read()
 
 
 def test_a_failing_read_is_refused_without_its_output() -> None:
