@@ -37,9 +37,10 @@ FAILPOINTS = (
 POLL_SECONDS = 0.5
 # A cluster is asked over a network, by every controller that guards a fence there.
 CLUSTER_POLL_SECONDS = 1.5
-# How often a cluster may fail to answer before it is left to whoever resumes the run; each time was waited for already.
-CLUSTER_TRIES = 240
-# What cannot be read in a cluster may be readable a moment later, and a rollout that was begun may be about to end.
+# How often looking may fail (a cluster that is away, a disk with a fault) before it is left to whoever resumes the run.
+TRIES = 240
+PAUSE_LIMIT_SECONDS = 30.0
+# What cannot be read may be readable a moment later, and a rollout that was begun may be about to end.
 SECOND_LOOKS = 5
 
 
@@ -193,17 +194,24 @@ def _watch(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
     A controller that takes the run over may be gone before it arms a watchdog of its own, so this one goes on for as
     long as the run has the service. There may then be several; each looks again once it has the kernel lock.
     """
-    tries = 1 if work.store.cluster is None else CLUSTER_TRIES
-    while tries:
-        time.sleep(POLL_SECONDS if work.store.cluster is None else CLUSTER_POLL_SECONDS)
+    failures = 0
+    problem: Exception | None = None
+    while failures < TRIES:
+        # In a cluster each failure was waited for already.
+        again = min(POLL_SECONDS * 2 ** min(failures, 16), PAUSE_LIMIT_SECONDS)
+        time.sleep(again if work.store.cluster is None else CLUSTER_POLL_SECONDS)
         try:
             if _is_over(work, plan, fences):
                 return
         except LeaseHeld:
             continue
-        except RollbackError:
-            # In a cluster: no answer, or somebody else was faster. What that leads to is seen at the next look.
-            tries -= 1
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody else would open the fence
+            # What it leads to, if it was not a passing fault, is seen at the next look.
+            failures, problem = failures + 1, error
+    run = str(work.run["id"])
+    message = f"The fence stays closed: {problem}. Next: rollbackctl resume {run}"
+    with contextlib.suppress(OSError, RollbackError):
+        work.store.write_watchdog(run, {"word": "", "text": "", "opened": False, "message": message})
 
 
 def _is_over(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> bool:
@@ -263,8 +271,8 @@ def _open_by_rule(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None
         else:
             report["message"] = f"The fence stays closed. Next: rollbackctl resume {run}"
     except (RollbackError, OSError) as error:
-        if work.store.cluster is not None and not isinstance(error, StepFailed):
-            raise  # no answer, or the lease is gone: seen at the next look
+        if not isinstance(error, StepFailed):
+            raise  # no answer, a fault that may pass, or the lease is gone: seen at the next look
         report["message"] = str(error)
     with contextlib.suppress(OSError, RollbackError):
         work.store.write_watchdog(run, report)
@@ -272,9 +280,9 @@ def _open_by_rule(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None
 
 def _picture(work: Work, plan: Plan) -> Picture:
     picture = read_service(work.store, work.run, plan, work.drivers)
-    for _again in range(SECOND_LOOKS if work.store.cluster is not None else 0):
+    for _again in range(SECOND_LOOKS):
         if all(component.state not in ("unread", BETWEEN) for component in picture.components):
             break
-        time.sleep(CLUSTER_POLL_SECONDS)
+        time.sleep(POLL_SECONDS if work.store.cluster is None else CLUSTER_POLL_SECONDS)
         picture = read_service(work.store, work.run, plan, work.drivers)
     return picture

@@ -19,7 +19,18 @@ from ansible.module_utils.rollbackctl.errors import LeaseHeld, Refused
 from ansible.module_utils.rollbackctl.failpoints import VARIABLE
 from ansible.module_utils.rollbackctl.store import DirectoryStore
 
-from tests.unit.module_utils.engine_parts import FENCED, HALF, OPEN, OTHER_RUN, RUN, Service, register, text_component
+from tests.unit.module_utils.engine_parts import (
+    FENCED,
+    HALF,
+    OPEN,
+    OTHER_RUN,
+    RUN,
+    GateDriver,
+    Service,
+    TextDriver,
+    register,
+    text_component,
+)
 
 TO = {"db": "good", "app": "good"}
 PATIENCE = 60.0
@@ -275,6 +286,35 @@ def test_the_watchdog_leaves_closed_what_it_cannot_read(service: Service, watchd
     found = report(service)
     assert found is not None
     assert "db: unread" in found["text"]
+
+
+@pytest.mark.parametrize("fault", [OSError(5, "Input/output error"), ValueError("no JSON"), Refused("not now")])
+@pytest.mark.parametrize("where", ["read", "open", "lease_ends_in"])
+def test_the_watchdog_outlives_a_fault_that_passes(
+    service: Service,
+    watchdogs: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+    where: str,
+) -> None:
+    """Reading, opening and asking for the lease fail twice each, in the process of the watchdog alone."""
+    ours, left = os.getpid(), iter([fault, fault])
+    owner: Any = DirectoryStore if where == "lease_ends_in" else GateDriver if where == "open" else TextDriver
+    name = "state" if where == "read" else where
+    real = getattr(owner, name)
+
+    def faulty(*arguments: Any, **named: Any) -> Any:
+        if os.getpid() != ours and (error := next(left, None)) is not None:
+            raise error
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, faulty)
+    fenced(service)
+    watchdogs()
+    assert gate(service) == OPEN
+    found = report(service)
+    assert found is not None
+    assert (found["word"], found["opened"]) == ("wholly old", True)
 
 
 def test_the_watchdog_waits_while_the_lease_is_renewed(service: Service, watchdogs: Callable[[], None]) -> None:
