@@ -126,6 +126,7 @@ class ActionModule(RollbackAction):
             "holder": str(self.variable("awx_user_name") or getpass.getuser()),
             "controller": host_name(),
             "pid": os.getppid(),
+            "process": said["run"],
             "lease_seconds": state.get("lease_seconds") or 60,
             "takes_back": str(self.variable("run_takes_back") or ""),
         }

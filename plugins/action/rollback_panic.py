@@ -57,6 +57,7 @@ class ActionModule(RollbackAction):
             "holder": str(self.variable("awx_user_name") or getpass.getuser()),
             "controller": host_name(),
             "pid": os.getppid(),
+            "process": identity,
             "lease_seconds": state.get("lease_seconds") or 60,
             "reason": reason,
             "named": str(self.variable("rollback_run") or ""),

@@ -12,7 +12,7 @@ from ansible.module_utils.rollbackctl.durable import read_document
 from ansible.module_utils.rollbackctl.fence import FAILPOINTS
 from ansible.module_utils.rollbackctl.journal import fence_is_closed
 from ansible.module_utils.rollbackctl.registry import DRIVERS
-from ansible.module_utils.rollbackctl.runs import describe
+from ansible.module_utils.rollbackctl.status import describe
 from ansible.module_utils.rollbackctl.store import DirectoryStore
 
 from lab.sample.build import git

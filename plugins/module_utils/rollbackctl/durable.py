@@ -15,6 +15,8 @@ from typing import Any
 
 from .errors import RollbackError
 
+SET_ASIDE = "Do not edit what the state store holds. Restore it from a backup, or move it away."
+
 
 def now(*, fraction: bool = False) -> str:
     """Return the present time, UTC, as 2026-11-21T09:30:15Z, or with milliseconds as 2026-11-21T09:30:15.042Z."""
@@ -97,7 +99,7 @@ def unseal(raw: bytes, what: str) -> dict[str, Any]:
     if not whole:
         raise RollbackError(
             f"{what} is damaged: its content does not match its own checksum.",
-            "Do not edit what the state store holds. Restore it from a backup, or move it away.",
+            SET_ASIDE,
         )
     return dict(document)
 

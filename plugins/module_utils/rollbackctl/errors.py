@@ -8,6 +8,7 @@ RollbackError
 |   +-- StateOther     somebody else changed the component: stop
 |   +-- DeadlineExceeded
 |   +-- AwaitingSomebody  the step did its part; a person must do the next
++-- JournalDamaged     what a run did is not known
 +-- Interrupted        the run was asked to stop at a step boundary
 """
 
@@ -25,6 +26,11 @@ class RollbackError(Exception):
         super().__init__(message)
         self.message = message
         self.next_step = next_step
+
+    @property
+    def said(self) -> str:
+        """What is wrong and what to type, in one line."""
+        return f"{self.message} {self.next_step}".strip()
 
 
 class Refused(RollbackError):
@@ -53,3 +59,18 @@ class AwaitingSomebody(StepFailed):
 
 class Interrupted(RollbackError):
     """The controller received a stop signal; work ends at this step boundary."""
+
+
+class JournalDamaged(RollbackError):
+    """An event of a run's journal cannot be read, and others follow it: nobody knows what it said.
+
+    where: the file and line, or the object and key.
+    """
+
+    def __init__(self, where: str, aside: str) -> None:
+        """aside: the command that sets the run aside, so that the service can be rolled back without it."""
+        super().__init__(
+            f"The journal is damaged: {where} cannot be read, and events follow it. What the run did is not known.",
+            f"Restore it from a backup. Without one: look at the service, set the run aside, start anew:  {aside}",
+        )
+        self.where = where

@@ -3,28 +3,45 @@
 
 In a file: one JSON line an event, each with its own checksum, so that a torn last line (power cut) is recognised and
 ignored. The file is filled with zeros in advance: a disk that fills up during the run cannot stop the journal.
+
+Damage before the last event is not what a crash leaves. Nobody knows what the lost event said, so whoever needs the
+events is refused, and nothing more is written over what follows.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from . import outcome
 from .durable import digest, now, sync_directory
+from .errors import JournalDamaged
 
 PREALLOCATED_BYTES = 256 * 1024
+_PIECE_BYTES = 64 * 1024
 
 
 class Journal(ABC):
     """The events of one run, oldest first. Writers hold the store's lock."""
 
-    @abstractmethod
     def events(self) -> list[dict[str, Any]]:
-        """Return the events that are whole."""
+        """Return the events.
+
+        :raises JournalDamaged: one before the last cannot be read.
+        """
+        found, damage = self.readable()
+        if damage is not None:
+            raise damage
+        return found
+
+    @abstractmethod
+    def readable(self) -> tuple[list[dict[str, Any]], JournalDamaged | None]:
+        """Return all events that can be read, also behind damage, and that damage. For people, not to decide by."""
 
     @abstractmethod
     def append(self, event: str, **facts: Any) -> dict[str, Any]:
@@ -60,41 +77,84 @@ class FileJournal(Journal):
             os.close(handle)
         sync_directory(self.path.parent)
 
-    def events(self) -> list[dict[str, Any]]:
-        """Return the whole events; reading stops at the first damaged line, which only a crash can have torn."""
-        return self._read()[0]
+    def readable(self) -> tuple[list[dict[str, Any]], JournalDamaged | None]:
+        """Return all events that can be read, also behind damage, and that damage."""
+        found, _offset, damage = self._read()
+        return found, damage
+
+    @property
+    def number(self) -> float:
+        """The token with which the run was opened first: the place of the run among the others. A run whose first event
+        cannot be read comes last."""
+        try:
+            with self.path.open("rb") as file:
+                entry = _entry(file.readline(_PIECE_BYTES)) or {}
+        except OSError:
+            entry = {}
+        return float(entry.get("token") or 0) if entry else math.inf
 
     def append(self, event: str, **facts: Any) -> dict[str, Any]:
-        """Write one event durably and return it. Facts are JSON values and hold no secret."""
+        """Write one event durably and return it. Facts are JSON values and hold no secret.
+
+        :raises JournalDamaged: what follows the damage would be written over.
+        """
         entry = {"event": event, "at": now(), **facts}
         line = json.dumps({"sha256": digest(entry), "entry": entry}, ensure_ascii=False).encode() + b"\n"
         handle = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW)
         try:
-            os.pwrite(handle, line, self._read()[1])
+            _found, offset, damage = self._read()
+            if damage is not None:
+                raise damage
+            os.pwrite(handle, line, offset)
             os.fsync(handle)
         finally:
             os.close(handle)
         return entry
 
-    def _read(self) -> tuple[list[dict[str, Any]], int]:
-        """Return the whole events and the offset (bytes) behind the last of them."""
-        try:
-            raw = self.path.read_bytes()
-        except FileNotFoundError:
-            return [], 0
+    def _read(self) -> tuple[list[dict[str, Any]], int, JournalDamaged | None]:
+        """Return the events, the offset (bytes) at which the next one goes, and what is damaged before the last."""
         found: list[dict[str, Any]] = []
-        offset = 0
-        for line in raw.split(b"\n")[:-1]:  # what follows the last newline was never written to its end
-            try:
-                sealed = json.loads(line)
-                whole = sealed["sha256"] == digest(sealed["entry"])
-            except (ValueError, KeyError, TypeError):
-                break
-            if not whole:
-                break
-            found.append(sealed["entry"])
+        offset = end = 0
+        torn: int | None = None
+        damage: JournalDamaged | None = None
+        for number, line in enumerate(self._used().split(b"\n")[:-1]):  # what follows the last newline is torn
             offset += len(line) + 1
-        return found, offset
+            entry = _entry(line)
+            if entry is None:
+                torn = number if torn is None else torn
+                continue
+            if torn is not None and damage is None:
+                damage = JournalDamaged(f"{self.path}, line {torn + 1},", self._aside())
+            found.append(entry)
+            end = offset
+        return found, end, damage
+
+    def _aside(self) -> str:
+        run = self.path.parent
+        return f"mv {run} {run.parent.parent}/{run.name}.damaged"
+
+    def _used(self) -> bytes:
+        """Return the file without the zeros that wait to be written over."""
+        try:
+            with self.path.open("rb") as file:
+                pieces = []
+                while piece := file.read(_PIECE_BYTES):
+                    pieces.append(piece)
+                    if not piece.strip(b"\0"):
+                        break
+        except FileNotFoundError:
+            return b""
+        return b"".join(pieces)
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """Return the event of a line; None when it is not whole."""
+    try:
+        sealed = json.loads(line)
+        entry: dict[str, Any] = sealed["entry"]
+        return entry if sealed["sha256"] == digest(entry) else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 # -- what events say ---------------------------------------------------------------------------------------------------
@@ -106,6 +166,18 @@ def fence_is_closed(events: list[dict[str, Any]]) -> bool:
     """Say whether the last word of the journal about the fence is that it is closed, or about to be."""
     words = [event["event"] for event in events if event["event"] in ("fence-closing", "fence-opened")]
     return bool(words) and words[-1] == "fence-closing"
+
+
+def ended_well(events: list[dict[str, Any]]) -> bool:
+    """Say whether the last word of the journal is that the run ended with traffic back: whatever else it says."""
+    last = events[-1] if events else {}
+    return last.get("event") == "finalized" or last.get("outcome") in (outcome.DONE, outcome.ALREADY, outcome.RESTORED)
+
+
+def opened_with(events: list[dict[str, Any]]) -> tuple[int, int]:
+    """Return the tokens with which a run was opened first, and last (by a resume): the store's own order of runs."""
+    tokens = [int(event.get("token") or 0) for event in events if event["event"] == "opened"]
+    return (tokens[0], tokens[-1]) if tokens else (0, 0)
 
 
 def written_since_applied(events: list[dict[str, Any]], component: str) -> bool:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .durable import digest
-from .errors import RollbackError
+from .errors import JournalDamaged, RollbackError
 from .journal import Journal
 from .kube_client import Client, KubeError
 from .kube_shelf import ATTEMPTS, PAUSE_SECONDS, UNKNOWN, Shelf, read_shelf
@@ -43,16 +43,20 @@ class KubeJournal(Journal):
         self.token = token
         self._item: Mapping[str, Any] | None = None  # as it was read or written last
         self._events: list[dict[str, Any]] | None = None
+        self._damage: JournalDamaged | None = None
         self._waiting: list[dict[str, Any]] | None = None  # together()
         self._plan: dict[str, str] | None = None  # likewise
 
-    def events(self) -> list[dict[str, Any]]:
-        """Return the events, oldest first; reading stops at the first one that is missing or damaged."""
-        return [*self._written(), *(self._waiting or ())]
-
-    def _written(self) -> list[dict[str, Any]]:
+    def readable(self) -> tuple[list[dict[str, Any]], JournalDamaged | None]:
+        """Return all events that can be read, oldest first, and what is damaged: nothing here is ever half written."""
         if self._events is None:
             self._read()
+        return [*(self._events or ()), *(self._waiting or ())], self._damage
+
+    def _written(self) -> list[dict[str, Any]]:
+        self.readable()
+        if self._damage is not None:
+            raise self._damage
         return self._events or []
 
     def item(self) -> Mapping[str, Any] | None:
@@ -127,7 +131,7 @@ class KubeJournal(Journal):
     def _operations(
         self, known: int, lines: Mapping[str, str], words: list[str], plan: dict[str, str] | None
     ) -> list[dict[str, Any]]:
-        """Return the patch that adds events behind the known ones, and the plan. What is damaged is put aside.
+        """Return the patch that adds events behind the known ones, and the plan.
 
         words: what the events say of the fence.
         """
@@ -139,11 +143,6 @@ class KubeJournal(Journal):
             return operations
         if count is not None:
             operations.append({"op": "test", "path": _note(COUNT_NOTE), "value": count})
-        operations += [
-            {"op": "move", "from": f"/data/{other}", "path": f"/data/damaged-{other}"}
-            for other in sorted(_data(self._item))
-            if other >= _KEY.format(known) and other.startswith("event-")
-        ]
         if not _data(self._item):
             operations.append({"op": "add", "path": "/data", "value": {}})
         operations += [{"op": "add", "path": f"/data/{key}", "value": line} for key, line in lines.items()]
@@ -177,12 +176,18 @@ class KubeJournal(Journal):
         """Go on from the run's object as the API server has answered with it."""
         self._item = item
         found: list[dict[str, Any]] = []
+        self._damage = None
         data = _data(self._item)
-        while (text := data.get(_KEY.format(len(found)))) is not None:
-            entry = self._entry(text)
-            if entry is None:
-                break
-            found.append(entry)
+        count = _count(self._item) or ""
+        keys = {_KEY.format(number) for number in range(int(count) if count.isdecimal() else 0)}
+        for key in sorted(keys | {key for key in data if key.startswith("event-")}):
+            entry = self._entry(data.get(key, ""))
+            if entry is not None:
+                found.append(entry)
+            elif self._damage is None:
+                name, place = self.beside.name, self.beside.namespace
+                aside = f"kubectl -n {place} label configmap {name} rollbackctl.io/kind=damaged --overwrite"
+                self._damage = JournalDamaged(f"ConfigMap {name}, key {key},", aside)
         self._events = found
 
     def _entry(self, text: str) -> dict[str, Any] | None:

@@ -23,11 +23,12 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Callable
 
-from .durable import now, parse_time
+from .durable import parse_time
 from .errors import LeaseHeld, RollbackError
 from .kube_client import Client, KubeError
 from .kube_shelf import ATTEMPTS, PAUSE_SECONDS, UNKNOWN
-from .store import Lease, Store, host_name, process_alive
+from .processes import process_alive
+from .store import Lease, Store, host_name
 
 LEASE_NOTE = "rollbackctl.io/lease"
 STEP_NOTE = "rollbackctl.io/step"
@@ -63,6 +64,14 @@ class LeaseStore(Store):
     @abstractmethod
     def _meta(self, name: str, kind: str, **notes: str) -> dict[str, Any]:
         """Return the metadata of one of the service's objects."""
+
+    @abstractmethod
+    def _highest_token(self) -> int:
+        """Return the highest token that anything of the service was written with: somebody has removed the Lease."""
+
+    def now(self) -> str:
+        """Return the present time by the API server's clock."""
+        return f"{self.client.server_time():%Y-%m-%dT%H:%M:%SZ}"
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -176,7 +185,7 @@ class LeaseStore(Store):
 
     # -- lease -------------------------------------------------------------------------------------------------------
 
-    def acquire(self, run: str, holder: str, controller: str, pid: int, seconds: float) -> Lease:
+    def acquire(self, run: str, holder: str, controller: str, pid: int, seconds: float, process: str = "") -> Lease:
         """Take the lease for a run; see Store.acquire."""
         before = _note(self._document, LEASE_NOTE)
         taken: list[Lease] = []
@@ -189,8 +198,9 @@ class LeaseStore(Store):
                     raise self.held("Another run is under way on this service.")
             if _note(document, LEASE_NOTE) != before or self._busy():
                 raise self.held("Another process took the lease of this service at this moment.")
-            token = int((document or {}).get("spec", {}).get("leaseTransitions") or 0) + 1
-            taken[:] = [Lease(run, token, holder, controller, pid, now(), seconds)]
+            before_it = document.get("spec", {}).get("leaseTransitions") if document else self._highest_token()
+            token = int(before_it or 0) + 1
+            taken[:] = [Lease(run, token, holder, controller, pid, self.now(), seconds, process)]
             return self._renewed(document, taken[0])
 
         with self._guard:

@@ -37,6 +37,7 @@ from .store import host_name
 KIND_LABEL = "rollbackctl.io/kind"
 SERVICE_LABEL = "rollbackctl.io/service"
 RUN_LABEL = "rollbackctl.io/run"
+OPENED_NOTE = "rollbackctl.io/opened"
 # A document that is larger (packed) is kept beside its object, which the API server limits to 1 MiB in all.
 LARGE_BYTES = 300_000
 ELSEWHERE = "elsewhere"
@@ -182,10 +183,15 @@ class KubernetesStore(LeaseStore):
         return [identity for identity, _fence in self._runs()]
 
     def _runs(self, *more: str) -> list[tuple[str, str]]:
-        """Return the runs and what they say about their fence, oldest first by the API server's clock."""
-        found = self.client.names(self._maps, labelSelector=self._selector("run", *more))
-        metas = [item["metadata"] for item in found if RUN_LABEL in item["metadata"].get("labels", {})]
-        metas.sort(key=lambda meta: (meta["creationTimestamp"], meta["labels"][RUN_LABEL]))
+        """Return the runs and what they say about their fence, in the order in which they were opened first."""
+        return self._told(sorted(self._metas(*more), key=_opened_first))
+
+    def _metas(self, *more: str, kind: str = "run") -> list[dict[str, Any]]:
+        found = self.client.names(self._maps, labelSelector=self._selector(kind, *more))
+        return [item["metadata"] for item in found if RUN_LABEL in item["metadata"].get("labels", {})]
+
+    @staticmethod
+    def _told(metas: list[dict[str, Any]]) -> list[tuple[str, str]]:
         return [(meta["labels"][RUN_LABEL], meta["labels"].get(FENCE_LABEL, "")) for meta in metas]
 
     def journal(self, run: str) -> KubeJournal:
@@ -202,7 +208,7 @@ class KubernetesStore(LeaseStore):
 
         :raises RollbackError: a later controller has it already.
         """
-        notes = {TOKEN_NOTE: str(self._token), COUNT_NOTE: "0"}
+        notes = {TOKEN_NOTE: str(self._token), OPENED_NOTE: str(self._token), COUNT_NOTE: "0"}
         meta = self._meta(self._run_name(run), "run", **notes)
         meta["labels"][RUN_LABEL] = run
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {}}
@@ -297,13 +303,18 @@ class KubernetesStore(LeaseStore):
 
         The journal keeps a label of the run's object in step with its events, so that one question is enough.
         """
-        fenced = self._runs(FENCE_LABEL)
+        fenced = self._told(sorted(self._metas(FENCE_LABEL), key=_opened_last))
         run, word = fenced[-1] if fenced else ("", "")
         if not run or run in named or word != CLOSED:
             return ""
-        later = self.runs()
+        later = [name for name, _word in self._told(sorted(self._metas(), key=_opened_last))]
         later = later[later.index(run) + 1 :] if run in later else []
         return "" if named & set(later) else run
+
+    def _highest_token(self) -> int:
+        """Return the highest token that anything of the service was written with."""
+        metas = [*self._metas(), *self._metas(kind="checkpoint")]
+        return max((_number(meta, note) for meta in metas for note in (TOKEN_NOTE, OPENED_NOTE)), default=0)
 
     # -- checkpoints and quarantine ----------------------------------------------------------------------------------
 
@@ -332,20 +343,24 @@ class KubernetesStore(LeaseStore):
         return f"checkpoint-{checkpoint}"
 
     def checkpoints(self) -> list[dict[str, Any]]:
-        """Return the checkpoints, newest first by the API server's clock. A damaged one is listed with state "damaged"
-        and its message."""
+        """Return the checkpoints, newest first. A damaged one is listed with state "damaged" and its message."""
         if self._checkpoints is not None:
             return list(self._checkpoints)
         found = []
         items = self.client.list(self._maps, labelSelector=self._selector("checkpoint"))
-        for item in sorted(items, key=lambda item: (item["metadata"]["creationTimestamp"], item["metadata"]["name"])):
+        for item in sorted(items, key=lambda item: _opened_first(item["metadata"])):
             identity = item["metadata"]["labels"].get(RUN_LABEL, item["metadata"]["name"])
             try:
                 document = self._unpacked(item, "checkpoint", f"Checkpoint {identity}")
             except KubeError:
                 raise
             except RollbackError as error:
-                document = {"id": identity, "state": "damaged", "taken": "", "message": error.message}
+                document = {
+                    "id": identity,
+                    "state": "damaged",
+                    "taken": "",
+                    "message": error.said,
+                }
             if document is not None:
                 found.append(document)
         found.reverse()
@@ -358,7 +373,8 @@ class KubernetesStore(LeaseStore):
         self._checkpoints = None
         identity = str(document["id"])
         name = self._checkpoint_name(identity)
-        self._put(name, "checkpoint", self._packed(name, identity, "checkpoint", document), identity)
+        notes = {OPENED_NOTE: str(document.get("number") or 0)}
+        self._put(name, "checkpoint", self._packed(name, identity, "checkpoint", document), identity, notes)
 
     def quarantine(self) -> list[dict[str, Any]]:
         """Return the quarantined combinations, oldest first."""
@@ -369,9 +385,11 @@ class KubernetesStore(LeaseStore):
         """Replace the list of quarantined combinations."""
         self._put("quarantine", "quarantine", pack("quarantine", {"combinations": combinations}), "")
 
-    def _put(self, name: str, kind: str, data: dict[str, str], run: str) -> None:
+    def _put(
+        self, name: str, kind: str, data: dict[str, str], run: str, notes: Mapping[str, str] | None = None
+    ) -> None:
         """Write an object, new or in place of the one that is there."""
-        meta = self._meta(name, kind)
+        meta = self._meta(name, kind, **(notes or {}))
         if run:
             meta["labels"][RUN_LABEL] = run
         self.prove()
@@ -398,5 +416,20 @@ class KubernetesStore(LeaseStore):
 
 def _token_of(item: Mapping[str, Any]) -> int:
     """Return the token of a run's object; 0 when somebody has spoilt it."""
-    text = str((item["metadata"].get("annotations") or {}).get(TOKEN_NOTE) or "")
+    return _number(item["metadata"], TOKEN_NOTE)
+
+
+def _number(meta: Mapping[str, Any], note: str) -> int:
+    text = str((meta.get("annotations") or {}).get(note) or "")
     return int(text) if text.isdecimal() else 0
+
+
+def _opened_first(meta: Mapping[str, Any]) -> tuple[int, str, str]:
+    """Return what runs and checkpoints are sorted by: the token they were opened or written with; before that was
+    noted, the API server's time."""
+    return _number(meta, OPENED_NOTE), str(meta["creationTimestamp"]), str(meta["name"])
+
+
+def _opened_last(meta: Mapping[str, Any]) -> tuple[int, str, str]:
+    """Likewise, by the token with which a run was opened last: by a resume."""
+    return _number(meta, TOKEN_NOTE), str(meta["creationTimestamp"]), str(meta["name"])

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .durable import digest, now, parse_time
-from .errors import Refused
+from .durable import digest, parse_time
+from .errors import Refused, RollbackError
 from .plan import Plan, is_quarantined
 from .store import Store
 
@@ -37,7 +37,10 @@ def choose_checkpoint(store: Store, named: str) -> str:
             what = "is damaged" if document else "does not exist"
             raise Refused(f"Checkpoint {named!r} {what}. Known: {listed}. Nothing was changed.")
         return named
-    quarantine = store.quarantine()
+    try:
+        quarantine = store.quarantine()
+    except RollbackError:
+        quarantine = []  # the plan names it, and is not carried out
     for document in known:
         if document["state"] == PROVEN and not is_quarantined(checkpoint_combination(document), quarantine):
             return str(document["id"])
@@ -56,7 +59,8 @@ def finish_checkpoint(store: Store, run: Mapping[str, Any], soak_seconds: float 
     document = {
         "id": run["checkpoint"],
         "state": CANDIDATE,
-        "taken": now(),
+        "number": int(run["token"]),
+        "taken": store.now(),
         "proven_at": "",
         "run": run["id"],
         "reason": run.get("reason", ""),
@@ -70,7 +74,7 @@ def finish_checkpoint(store: Store, run: Mapping[str, Any], soak_seconds: float 
         return f"{document['id']} was taken, but it holds a quarantined combination and is never chosen."
     store.write_checkpoint(document)
     promoted = []
-    moment = now()
+    moment = store.now()
     for candidate in store.checkpoints() if soak_seconds is not None else ():
         held = (parse_time(moment) - parse_time(candidate["taken"])).total_seconds() if candidate["taken"] else -1.0
         if (
@@ -93,7 +97,7 @@ def quarantine_combination(store: Store, plan: Plan, bad: Mapping[str, Any], rea
         texts = {entry.name: entry.live.text for entry in plan.entries if entry.name in bad}
         entry = {
             "id": identity,
-            "since": now(),
+            "since": store.now(),
             "run": plan.run,
             "reason": reason,
             "combination": dict(bad),

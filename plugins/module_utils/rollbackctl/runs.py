@@ -18,8 +18,9 @@ from .ledger import choose_checkpoint, finish_checkpoint, lift_quarantine, quara
 from .names import is_run_id
 from .plan import Plan, Proposal, Request, combination, compose
 from .readback import NEW, OLD, STRANGE, blank_place, captured, read_service
+from .status import describe
 from .step import LOCK_WAIT_SECONDS, beating
-from .store import Store, host_name, open_store
+from .store import Store, open_store
 from .taken_back import newest_to_take_back
 
 # A second run is refused within a second; a process that only just ends (a watchdog being armed) is waited for.
@@ -89,6 +90,7 @@ def open_run(
     :raises Refused: wrong place, lease held, unknown run or checkpoint.
     """
     store = store or open_store(dict(run["state"]))
+    store.check_place()
     if service.get("identity"):
         check_identity(service["identity"], store)
     kind, named = str(run["kind"]), str(asked.get("rollback_run") or "")
@@ -124,8 +126,11 @@ def _take_lease(store: Store, run: Mapping[str, Any], identity: str, named: str)
         with store.locked(max(OPEN_WAIT_SECONDS, wait)):
             if run["kind"] in ("rollback", "undo", "panic", "shutdown"):
                 _refuse_behind_closed_fence(store, {named, identity})
-            seconds = float(run["lease_seconds"])
-            lease = store.acquire(identity, str(run["holder"]), str(run["controller"]), int(run["pid"]), seconds)
+            seconds, process = float(run["lease_seconds"]), str(run.get("process") or "")
+            _refuse_twice_in_one_run(store, process)
+            lease = store.acquire(
+                identity, str(run["holder"]), str(run["controller"]), int(run["pid"]), seconds, process
+            )
             token = lease.token
             journal = store.open_journal(identity)
             journal.append("opened", kind=str(run["kind"]), level=int(run["level"]), holder=lease.holder, token=token)
@@ -139,6 +144,20 @@ def _take_lease(store: Store, run: Mapping[str, Any], identity: str, named: str)
                 store.release(identity, token)
         raise
     return token
+
+
+def _refuse_twice_in_one_run(store: Store, process: str) -> None:
+    """Refuse a service that this same process has opened a moment ago under another inventory name.
+
+    :raises LeaseHeld: so it is.
+    """
+    lease = store.lease()
+    if process and lease is not None and lease.process == process and store.lease_ends_in(lease) > 0:
+        raise LeaseHeld(
+            f"Two inventory hosts of this run are one service: both have the state store {store.where}. "
+            "Nothing was changed.",
+            "Name one of them with --limit, or correct rollback_state of the other.",
+        )
 
 
 def _refuse_behind_closed_fence(store: Store, named: set[str]) -> None:
@@ -193,7 +212,11 @@ def _named_run(store: Store, kind: str, level: int, named: str) -> dict[str, Any
 
 
 def _warn_of_lease(store: Store, facts: dict[str, Any]) -> None:
-    lease = store.lease()
+    try:
+        lease = store.lease()
+    except RollbackError as error:
+        facts["notes"] = [f"{error.message} A run would be refused. {error.next_step}"]
+        return
     if lease is not None and lease.run != facts["id"] and store.lease_ends_in(lease) > 0:
         facts["notes"] = [f"Run {lease.run} of {lease.holder} holds the lease now; a run would be refused."]
 
@@ -229,7 +252,13 @@ def plan_run(
         approved_hash=str(asked.get("rollback_plan") or ""),
         fences=fences,
     )
-    plan, problems = compose([Proposal.from_dict(p) for p in proposals], request, store.quarantine())
+    try:
+        quarantine, damage = store.quarantine(), []
+    except RollbackError as error:  # the plan can be shown all the same, and is never carried out
+        quarantine = []
+        damage = [error.said] if run["kind"] in ("rollback", "panic") else []
+    plan, problems = compose([Proposal.from_dict(p) for p in proposals], request, quarantine)
+    problems = damage + problems
     if not plan.entries:
         problems.append("There is nothing to put back: none of this playbook's roles has a component here.")
     if not problems and not dry:
@@ -419,40 +448,6 @@ def release_quarantine(run: Mapping[str, Any], identity: str) -> str:
         text = release(store, identity)
         store.journal(str(run["id"])).append("released", text=text)
     return text
-
-
-def describe(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the store knows, for `rollbackctl status`: lease, runs, checkpoints, quarantine."""
-    store = open_store(dict(state))
-    lease = store.lease()
-    runs = []
-    for identity in store.runs()[-20:]:
-        events = store.journal(identity).events()
-        ended = [event for event in events if event["event"] == "finished"]
-        document = store.read_plan(identity) or {}
-        begun = next((event for event in events if event["event"] == "opened"), {})
-        closed = fence_is_closed(events)
-        runs.append(
-            {
-                "run": identity,
-                "kind": begun.get("kind", ""),
-                "level": begun.get("level", 0),
-                "outcome": ended[-1]["outcome"] if ended else outcome.INTERRUPTED if document else outcome.REFUSED,
-                "message": ended[-1]["message"] if ended else "",
-                "fence": "closed" if closed else "open",
-                "next": f"rollbackctl resume {identity}" if document and (closed or not ended) else "",
-            }
-        )
-    return {
-        "host": host_name(),
-        "lease": {**vars(lease), "ends_in_seconds": round(store.lease_ends_in(lease), 1)} if lease else None,
-        "runs": runs,
-        "checkpoints": [
-            {key: document.get(key, "") for key in ("id", "state", "taken", "proven_at")}
-            for document in store.checkpoints()
-        ],
-        "quarantine": store.quarantine(),
-    }
 
 
 def operate(params: Mapping[str, Any]) -> dict[str, Any]:

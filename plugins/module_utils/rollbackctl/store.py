@@ -26,15 +26,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from .durable import now, read_document, write_document
+from .durable import SET_ASIDE, now, read_document, write_document
 from .errors import LeaseHeld, Refused, RollbackError
-from .journal import FileJournal, Journal, fence_is_closed
+from .journal import FileJournal, Journal, ended_well, fence_is_closed, opened_with
 from .names import is_name, is_run_id
+from .processes import process_alive
+from .trusted_place import check_trusted
 
 
 @dataclass(frozen=True)
 class Lease:
-    """Who may change the service. seconds: it ends that long after its last renewal unless renewed."""
+    """Who may change the service. seconds: it ends that long after its last renewal unless renewed.
+
+    process: what its controller's process calls itself, different in each; empty when it did not say.
+    """
 
     run: str
     token: int
@@ -43,6 +48,7 @@ class Lease:
     pid: int
     acquired: str
     seconds: float
+    process: str = ""
 
 
 class Store(ABC):
@@ -57,6 +63,12 @@ class Store(ABC):
         """Make what the store needs.
 
         :raises Refused: it cannot be written.
+        """
+
+    def check_place(self) -> None:  # noqa: B027 - in a cluster that is what RBAC is for
+        """Prove that nobody else can write into the store.
+
+        :raises Refused: somebody can.
         """
 
     # -- lock and lease ----------------------------------------------------------------------------------------------
@@ -77,9 +89,11 @@ class Store(ABC):
         """Return for how many seconds the lease still holds, by the store's own clock; <= 0 when it has ended."""
 
     @abstractmethod
-    def acquire(self, run: str, holder: str, controller: str, pid: int, seconds: float) -> Lease:
+    def acquire(self, run: str, holder: str, controller: str, pid: int, seconds: float, process: str = "") -> Lease:
         """Take the lease for a run. Naming the run of the present lease takes it over (a resume); a lease that ended is
         free. Call it locked: then no step of the former holder is under way.
+
+        Each lease has a higher token than all before: runs and checkpoints are ordered by it, not by anybody's clock.
 
         :raises LeaseHeld: another run's lease holds, or the same run's controller is alive on this controller host.
         """
@@ -183,12 +197,25 @@ class Store(ABC):
         """Keep what the watchdog found and did."""
 
     def behind_closed_fence(self, named: set[str]) -> str:
-        """Return the run that stopped behind its closed fence, unless it is one of those named; empty without one."""
-        for run in reversed(self.runs()):
-            events = self.journal(run).events()
-            if run in named or any(event["event"] == "fence-closing" for event in events):
-                return run if run not in named and fence_is_closed(events) else ""
+        """Return the run that stopped behind its closed fence, unless it is one of those named; empty without one.
+
+        :raises JournalDamaged: that of the run which moved the fence last does not say.
+        """
+        found = {run: self.journal(run).readable() for run in self.runs()}
+        # A run that is resumed may move the fence after one that was begun later.
+        for run in sorted(found, key=lambda run: opened_with(found[run][0])[1], reverse=True):
+            events, damage = found[run]
+            if run in named:
+                return ""
+            if damage is not None and not ended_well(events):
+                raise damage
+            if any(event["event"] == "fence-closing" for event in events):
+                return run if fence_is_closed(events) else ""
         return ""
+
+    def now(self) -> str:
+        """Return the present time by the store's own clock: that of its host, or of the API server."""
+        return now()
 
     # -- checkpoints and quarantine ----------------------------------------------------------------------------------
 
@@ -198,7 +225,7 @@ class Store(ABC):
 
     @abstractmethod
     def checkpoints(self) -> list[dict[str, Any]]:
-        """Return the checkpoints, newest first. A damaged one is listed with state "damaged" and its message."""
+        """Return the checkpoints, newest first (in_order). A damaged one is in state "damaged" and has a message."""
 
     @abstractmethod
     def write_checkpoint(self, document: dict[str, Any]) -> None:
@@ -226,14 +253,22 @@ class DirectoryStore(Store):
         self.path = Path(path)
         self.where = path
 
+    def check_place(self) -> None:
+        """Prove that nobody but root and the present user can write into the directory, or swap it.
+
+        :raises Refused: somebody can.
+        """
+        check_trusted(str(self.path))
+
     def create(self) -> None:
         """Make the directory and its folders.
 
         :raises Refused: the file system is read-only, full, or does not let us.
         """
         try:
-            for folder in (self.path, self.path / "checkpoints", self.path / "runs"):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            missing = [folder for folder in self.path.parents if not folder.exists()]
+            for folder in (*missing[::-1], self.path, self.path / "checkpoints", self.path / "runs"):
+                folder.mkdir(mode=0o700, exist_ok=True)
             os.close(os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
         except OSError as error:
             raise Refused(f"The state store {self.path} cannot be written: {error.strerror}.") from error
@@ -263,28 +298,28 @@ class DirectoryStore(Store):
 
     def lease(self) -> Lease | None:
         """Return the lease as it stands, ended or not; None when nobody ever held one or it was given back."""
-        document = read_document(self.path / "lease.json")
-        if not document or not document["run"] or (self.path / "lease.json").stat().st_mtime == 0:
-            return None
-        return Lease(**document)
+        path = self.path / "lease.json"
+        document = read_document(path)
+        try:
+            lease = Lease(**document) if document else None
+        except TypeError as error:
+            raise RollbackError(f"{path} is damaged: it is not what rollbackctl writes.", SET_ASIDE) from error
+        return lease if lease is not None and lease.run and path.stat().st_mtime != 0 else None
 
     def lease_ends_in(self, lease: Lease) -> float:
         """Return for how many seconds the lease still holds, by this host's clock; <= 0 when it has ended."""
         return (self.path / "lease.json").stat().st_mtime + lease.seconds - time.time()
 
-    def acquire(self, run: str, holder: str, controller: str, pid: int, seconds: float) -> Lease:
-        """Take the lease for a run. Naming the run of the present lease takes it over (a resume); a lease that ended is
-        free. Call with the kernel lock held: then no step of the former holder is under way.
-
-        :raises LeaseHeld: another run's lease holds, or the same run's controller is alive on this controller host.
-        """
+    def acquire(self, run: str, holder: str, controller: str, pid: int, seconds: float, process: str = "") -> Lease:
+        """Take the lease for a run; see Store.acquire. Call with the kernel lock held."""
         old = self.lease()
         if old is not None and self.lease_ends_in(old) > 0:
             alive = old.controller == controller == host_name() and old.pid != pid and process_alive(old.pid)
             if old.run != run or alive:
                 raise self.held("Another run is under way on this service.")
-        token = int((read_document(self.path / "lease.json") or {}).get("token", 0)) + 1
-        lease = Lease(run, token, holder, controller, pid, now(), seconds)
+        before = read_document(self.path / "lease.json")
+        token = 1 + (int(before["token"]) if before else self._highest_token())
+        lease = Lease(run, token, holder, controller, pid, now(), seconds, process)
         write_document(self.path / "lease.json", asdict(lease))
         return lease
 
@@ -310,6 +345,11 @@ class DirectoryStore(Store):
             except OSError:  # no space for a new file: a lease that was renewed in 1970 has ended
                 os.utime(self.path / "lease.json", (0, 0))
 
+    def _highest_token(self) -> int:
+        """Return the highest token that anything here was written with: somebody has moved the lease away."""
+        runs = [opened_with(self.journal(run).readable()[0])[1] for run in self.runs()]
+        return max([0, *runs, *(int(document.get("number") or 0) for document in self.checkpoints())])
+
     # -- runs --------------------------------------------------------------------------------------------------------
 
     def run_directory(self, run: str) -> Path:
@@ -324,7 +364,8 @@ class DirectoryStore(Store):
     def runs(self) -> list[str]:
         """Return the ids of the runs, oldest first."""
         folder = self.path / "runs"
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+        return sorted(names, key=lambda name: self.journal(name).number)
 
     def journal(self, run: str) -> FileJournal:
         """Return a run's journal."""
@@ -400,10 +441,15 @@ class DirectoryStore(Store):
             try:
                 document = read_document(entry / "checkpoint.json")
             except RollbackError as error:
-                document = {"id": entry.name, "state": "damaged", "taken": "", "message": error.message}
+                document = {
+                    "id": entry.name,
+                    "state": "damaged",
+                    "taken": "",
+                    "message": error.said,
+                }
             if document is not None:
                 found.append(document)
-        return sorted(found, key=lambda document: (document["taken"], document["id"]), reverse=True)
+        return sorted(found, key=in_order, reverse=True)
 
     def write_checkpoint(self, document: dict[str, Any]) -> None:
         """Write a checkpoint's document; its artefacts are durable already."""
@@ -436,6 +482,11 @@ def open_store(state: dict[str, Any]) -> Store:
     return opener(state)
 
 
+def in_order(checkpoint: Mapping[str, Any]) -> tuple[int, str, str]:
+    """Return what checkpoints are sorted by: the token they were written with; before there was one, their time."""
+    return int(checkpoint.get("number") or 0), str(checkpoint["taken"]), str(checkpoint["id"])
+
+
 def host_name() -> str:
     """Return this machine's name, as leases and records carry it."""
     return socket.gethostname()
@@ -444,18 +495,3 @@ def host_name() -> str:
 def _made(directory: Path) -> Path:
     directory.mkdir(mode=0o700, exist_ok=True)
     return directory
-
-
-def process_alive(pid: int) -> bool:
-    """Say whether a process of this machine is there and not only waiting to be collected."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -156,6 +156,8 @@ def _status_of_store(services: list[str], inventory: list[str], *, as_json: bool
 
 def _store(name: str, found: dict[str, Any]) -> Iterable[RenderableType]:
     yield Text.assemble((text.line(name), "bold"), f" on {text.line(found.get('host'))}" if found.get("host") else "")
+    for damage in found.get("damaged") or []:
+        yield Text(f"  {text.line(damage)}", "red")
     lease = found.get("lease")
     if lease:
         yield Text(f"  Held by run {text.line(lease.get('run'))} of {text.line(lease.get('holder'))}.", "yellow")

@@ -11,7 +11,7 @@ from ansible.module_utils.rollbackctl.journal import fence_is_closed
 from ansible.module_utils.rollbackctl.kube_lease import STEP_NOTE
 from ansible.module_utils.rollbackctl.kube_store import WATCHDOG_KEY, KubernetesStore
 from ansible.module_utils.rollbackctl.names import new_id
-from ansible.module_utils.rollbackctl.runs import describe
+from ansible.module_utils.rollbackctl.status import describe
 
 from tests.faults.harness import Died, Run
 from tests.faults.kubernetes import outside

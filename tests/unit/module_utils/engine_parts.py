@@ -176,7 +176,10 @@ class Service:
         }
 
     def open(self, kind: str = "rollback", identity: str = RUN, *, dry: bool = False, **asked: Any) -> dict[str, Any]:
-        asked_run = self.asked_run(kind, identity)
+        return self.open_as(self.asked_run(kind, identity), dry=dry, **asked)
+
+    def open_as(self, asked_run: dict[str, Any], *, dry: bool = False, **asked: Any) -> dict[str, Any]:
+        """Open what a guard asks for."""
         facts = open_run(asked_run, {}, asked, dry=dry)
         self.run = {**asked_run, **facts, "service": "shop", "reason": "it broke", "to": asked.get("rollback_to") or {}}
         return facts

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.rollbackctl.errors import JournalDamaged
 from ansible.module_utils.rollbackctl.journal import PREALLOCATED_BYTES, FileJournal
 
 WORDS = ["planned", "captured", "begin", "applied"]
@@ -96,13 +97,25 @@ def test_zeros_from_every_byte_on_it_is_a_prefix(journal: FileJournal) -> None:
         assert found == WORDS[: len(found)]
 
 
-def test_any_byte_changed_ends_the_events_there(journal: FileJournal) -> None:
+def test_any_byte_changed_is_found(journal: FileJournal) -> None:
+    """In the last line it may be what a crash left; before that nothing is read, and nothing written over it."""
     used = fill(journal)
+    last = used[:-1].rindex(b"\n")  # changed, this newline makes one of the last two lines
     for place in range(0, len(used), 3):
-        journal.path.write_bytes(used[:place] + bytes([used[place] ^ 1]) + used[place + 1 :])
-        found = words(journal)
-        assert found == WORDS[: len(found)]
-        assert len(found) <= used[:place].count(b"\n") + 1
+        changed = used[:place] + bytes([used[place] ^ 1]) + used[place + 1 :]
+        journal.path.write_bytes(changed.ljust(PREALLOCATED_BYTES, b"\0"))
+        if place >= last:
+            assert words(journal) == WORDS[: len(words(journal))]
+            continue
+        line = used[:place].count(b"\n") + 1
+        for do in (journal.events, lambda: journal.append("resumed")):
+            with pytest.raises(JournalDamaged, match=f"{journal.path}, line {line},") as refusal:
+                do()
+        assert "mv " in refusal.value.next_step
+        assert journal.path.read_bytes().rstrip(b"\0") == changed
+        known, damage = journal.readable()
+        assert damage is not None
+        assert [event["event"] for event in known][-1] == WORDS[-1]
 
 
 @pytest.mark.parametrize("zeros", [0, 4096])

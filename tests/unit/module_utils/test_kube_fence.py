@@ -21,7 +21,7 @@ import pytest
 from ansible.module_utils.rollbackctl import fence
 from ansible.module_utils.rollbackctl.errors import LeaseHeld, Refused
 from ansible.module_utils.rollbackctl.kube_store import WATCHDOG_KEY
-from ansible.module_utils.rollbackctl.runs import describe
+from ansible.module_utils.rollbackctl.status import describe
 from ansible.module_utils.rollbackctl.store import host_name
 from ansible.module_utils.rollbackctl.worker import die_with_the_controller
 

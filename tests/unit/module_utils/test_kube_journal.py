@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.rollbackctl.durable import digest
-from ansible.module_utils.rollbackctl.errors import RollbackError
+from ansible.module_utils.rollbackctl.errors import JournalDamaged, RollbackError
 from ansible.module_utils.rollbackctl.kube_journal import COUNT_NOTE, FENCE_LABEL, LARGE_BYTES, TOKEN_NOTE, KubeJournal
-from ansible.module_utils.rollbackctl.kube_store import KubernetesStore
+from ansible.module_utils.rollbackctl.kube_store import OPENED_NOTE, KubernetesStore
 
 from lab.kubernetes.cluster import Cluster
 from tests.support.kube import token_kubeconfig
@@ -106,39 +106,41 @@ def test_opening_it_again_keeps_what_is_in_it(place: Place, store: KubernetesSto
     take(place.store, controller="second")
     assert words(place.store) == ["opened", "begin"]
     assert place.store.read_plan(RUN) == {"run": RUN}
-    assert run_object(place)["metadata"]["annotations"] == {TOKEN_NOTE: "2", COUNT_NOTE: "2"}
+    assert run_object(place)["metadata"]["annotations"] == {TOKEN_NOTE: "2", OPENED_NOTE: "1", COUNT_NOTE: "2"}
 
 
-@pytest.mark.parametrize(("damaged", "left"), [(0, 0), (1, 1), (2, 2)])
-def test_a_damaged_event_ends_the_reading_and_is_put_aside(
-    place: Place, store: KubernetesStore, damaged: int, left: int
-) -> None:
-    opened(store, "one", "two", "three")
-    place.flip(f"run-{RUN}", "data", f"event-0000{damaged}")
-    assert words(place.store) == ["one", "two", "three"][:left]
+def damaged(place: Place, number: int) -> None:
+    """Assert that nobody reads or writes the journal, that the event is named, and that the others are still told."""
     heir = place.store
     take(heir, controller="second")
-    heir.journal(RUN).append("four")
-    assert words(place.store) == [*["one", "two", "three"][:left], "four"]
-    data = run_object(place)["data"]
-    assert sorted(key for key in data if key.startswith("damaged-")) == [
-        f"damaged-event-0000{number}" for number in range(damaged, 3)
+    key = f"event-{number:05d}"
+    for do in (heir.journal(RUN).events, lambda: heir.journal(RUN).append("four")):
+        with pytest.raises(JournalDamaged, match=f"run-{RUN}, key {key},") as refusal:
+            do()
+    assert "kubectl" in refusal.value.next_step
+    known, damage = place.store.journal(RUN).readable()
+    assert damage is not None
+    assert [event["event"] for event in known] == [
+        word for index, word in enumerate(("one", "two", "three")) if index != number
     ]
-    heir.journal(RUN).append("five")
-    assert words(place.store)[-2:] == ["four", "five"]
+    assert "four" not in json.dumps(run_object(place)["data"])
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", "null", '{"sha256": "x", "at": "nowhere"}', "\N{SNOWMAN}"])
-def test_what_is_no_event_ends_the_reading(place: Place, store: KubernetesStore, text: str) -> None:
-    opened(store, "one", "two")
-    place.admin.merge_patch(place.object(f"run-{RUN}"), {"data": {"event-00001": text}})
-    assert words(place.store) == ["one"]
-
-
-def test_a_missing_event_ends_the_reading(place: Place, store: KubernetesStore) -> None:
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_damaged_event_is_named_and_nothing_is_written_over_it(
+    place: Place, store: KubernetesStore, number: int
+) -> None:
+    """Nothing is half written here, so the last event is no exception."""
     opened(store, "one", "two", "three")
-    place.admin.merge_patch(place.object(f"run-{RUN}"), {"data": {"event-00001": None}})
-    assert words(place.store) == ["one"]
+    place.flip(f"run-{RUN}", "data", f"event-0000{number}")
+    damaged(place, number)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "null", '{"sha256": "x", "at": "nowhere"}', "\N{SNOWMAN}", None])
+def test_what_is_no_event_or_is_gone_is_named(place: Place, store: KubernetesStore, text: str | None) -> None:
+    opened(store, "one", "two", "three")
+    place.admin.merge_patch(place.object(f"run-{RUN}"), {"data": {"event-00001": text}})
+    damaged(place, 1)
 
 
 def test_the_fence_is_a_label_in_step_with_the_events(place: Place, store: KubernetesStore) -> None:
@@ -168,7 +170,8 @@ def test_an_event_larger_than_an_object_may_hold_goes_beside_it(place: Place, st
     assert len(pieces) >= 3
     assert place.store.runs() == [RUN]  # pieces are no runs
     place.admin.delete(f"/api/v1/namespaces/{place.namespace}/configmaps/{pieces[-1]}")
-    assert words(place.store) == ["opened"]
+    with pytest.raises(JournalDamaged, match="key event-00001"):
+        words(place.store)
 
 
 def test_many_events_fit(place: Place, store: KubernetesStore) -> None:

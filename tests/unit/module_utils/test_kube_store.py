@@ -18,7 +18,8 @@ from ansible.module_utils.rollbackctl.kube_client import KubeError
 from ansible.module_utils.rollbackctl.kube_journal import TOKEN_NOTE
 from ansible.module_utils.rollbackctl.kube_shelf import read_shelf
 from ansible.module_utils.rollbackctl.kube_store import RUN_LABEL, WATCHDOG_KEY, KubernetesStore
-from ansible.module_utils.rollbackctl.runs import _take_lease, describe
+from ansible.module_utils.rollbackctl.runs import _take_lease
+from ansible.module_utils.rollbackctl.status import describe
 from ansible.module_utils.rollbackctl.store import KINDS, host_name
 
 from lab.kubernetes.cluster import Cluster
@@ -366,14 +367,36 @@ def test_what_a_run_kept_is_removed_and_nothing_else(place: Place, store: Kubern
     assert place.store.read_plan(RUN) == {"run": RUN}
 
 
-def test_runs_are_in_the_order_in_which_the_server_saw_them(place: Place, store: KubernetesStore) -> None:
-    """An id has the time of its controller's clock, which may be wrong."""
-    late = "rb-20200101-000000-0000"
+def test_runs_are_in_the_order_of_the_store_not_of_clocks(place: Place, store: KubernetesStore) -> None:
+    """An id has the time of its controller's clock, which may be wrong; the API server counts in seconds."""
+    late = [f"rb-20200101-00000{9 - number}-0000" for number in range(5)]
+    take(store)
+    for run in late:
+        place.expire()
+        take(place.store, run)
+    assert store.runs() == [RUN, *late]
+    place.expire()
+    take(place.store)  # resumed: it is still the oldest
+    assert place.store.runs() == [RUN, *late]
+
+
+def test_the_order_outlives_a_lease_that_was_deleted(place: Place, store: KubernetesStore) -> None:
+    """As its own message says to do when it is damaged; a run that is resumed then is not taken for an older one."""
     take(store)
     place.expire()
-    time.sleep(1.1)  # the API server counts in seconds
-    take(store, late)
-    assert store.runs() == [RUN, late]
+    token = take(place.store, OTHER_RUN).token
+    place.admin.delete(place.lease_path)
+    assert take(place.store).token == token + 1
+    assert place.store.runs() == [RUN, OTHER_RUN]
+
+
+def test_checkpoints_within_one_second_are_in_the_order_of_the_store(place: Place, store: KubernetesStore) -> None:
+    """Their ids have the time of controllers' clocks, one of which is ten minutes ahead."""
+    take(store)
+    names = [f"cp-20261121-09{9 - number}000-aaaa" for number in range(5)]
+    for number, name in enumerate(names):
+        store.write_checkpoint({**checkpoint(name, "2026-11-21T09:00:00Z"), "number": number + 1})
+    assert [document["id"] for document in place.store.checkpoints()] == names[::-1]
 
 
 # -- the fence that a run left closed ----------------------------------------------------------------------------------

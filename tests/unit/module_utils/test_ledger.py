@@ -59,7 +59,7 @@ def take(store: DirectoryStore, identity: str, soak: float | None, run: str = RU
     for name, one in components.items():
         store.journal(run).append("recorded", component=name, version=one, exact_keys=["rows"])
     store.checkpoint_directory(identity).mkdir(exist_ok=True)
-    return finish_checkpoint(store, {"id": run, "checkpoint": identity, "reason": "release"}, soak)
+    return finish_checkpoint(store, {"id": run, "token": 1, "checkpoint": identity, "reason": "release"}, soak)
 
 
 # -- choosing ---------------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def test_what_an_ending_may_add_is_in_the_schema(validator: Draft202012Validator
 
 
 def test_a_status_is_in_the_schema(service: Service, validator: Draft202012Validator) -> None:
-    from ansible.module_utils.rollbackctl.runs import describe  # noqa: PLC0415 - only here
+    from ansible.module_utils.rollbackctl.status import describe  # noqa: PLC0415 - only here
 
     service.begin(rollback_to={"db": "good", "app": "good"}, rollback_accept_data_loss_since=SINCE)
     record = make(None, kind="status", level=0)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from ansible.module_utils.rollbackctl.durable import write_document
 from ansible.module_utils.rollbackctl.errors import LeaseHeld, Refused, RollbackError
-from ansible.module_utils.rollbackctl.runs import check_identity, describe, open_run, release_quarantine
+from ansible.module_utils.rollbackctl.runs import check_identity, open_run, release_quarantine
+from ansible.module_utils.rollbackctl.status import describe
 from ansible.module_utils.rollbackctl.store import DirectoryStore
 
 from tests.unit.module_utils.engine_parts import (

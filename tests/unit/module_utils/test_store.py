@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.rollbackctl.errors import LeaseHeld, Refused, RollbackError
+from ansible.module_utils.rollbackctl.durable import write_document
+from ansible.module_utils.rollbackctl.errors import JournalDamaged, LeaseHeld, Refused, RollbackError
 from ansible.module_utils.rollbackctl.store import KINDS, DirectoryStore, Lease, host_name, open_store
 
 from tests.unit.module_utils.engine_parts import OTHER_RUN, RUN, tree_digest
@@ -257,6 +258,81 @@ def test_checkpoints_are_newest_first_and_damage_is_listed(store: DirectoryStore
         ("cp-2", "damaged"),
     ]
     assert "checksum" in found[-1]["message"]
+
+
+# What a controller whose clock is ten minutes ahead calls its run, and one whose clock is right a minute later.
+AHEAD, RIGHT = "rb-20261121-094100-aaaa", "rb-20261121-093200-bbbb"
+
+
+def open_by(store: DirectoryStore, *runs: str) -> None:
+    """Open runs one after another, as the guard does; the lease of each has ended when the next one comes."""
+    for run in runs:
+        lease = take(store, run)
+        store.open_journal(run).append("opened", token=lease.token)
+        expire(store)
+
+
+def test_runs_are_in_the_order_of_the_store_not_of_clocks(store: DirectoryStore) -> None:
+    open_by(store, AHEAD, RIGHT)
+    assert store.runs() == [AHEAD, RIGHT]
+    open_by(store, AHEAD)  # resumed: it is still the older one
+    assert store.runs() == [AHEAD, RIGHT]
+
+
+def test_the_run_that_moved_the_fence_last_is_the_one_that_counts(store: DirectoryStore) -> None:
+    """The controller that was ahead stopped behind its fence, after one that was done; then the other way round."""
+    open_by(store, RIGHT, AHEAD)
+    store.journal(RIGHT).append("fence-closing")
+    store.journal(RIGHT).append("fence-opened")
+    store.journal(AHEAD).append("fence-closing")
+    assert store.behind_closed_fence(set()) == AHEAD
+    store.journal(AHEAD).append("fence-opened")
+    open_by(store, RIGHT)
+    store.journal(RIGHT).append("fence-closing")
+    assert store.behind_closed_fence(set()) == RIGHT
+
+
+def test_the_order_outlives_a_lease_that_was_moved_away(store: DirectoryStore) -> None:
+    open_by(store, AHEAD, RIGHT)
+    store.write_checkpoint({**checkpoint("cp-1", "2026-11-21T08:00:00Z"), "number": 7})
+    (store.path / "lease.json").rename(store.path / "lease.json.damaged")
+    assert take(store).token == 8
+
+
+def test_checkpoints_are_in_the_order_of_the_store_not_of_clocks(store: DirectoryStore) -> None:
+    """Those that were taken before there were numbers are older than all others."""
+    for number, identity, taken in ((2, "cp-b", "09:00"), (3, "cp-a", "08:50"), (0, "cp-old", "09:30")):
+        store.write_checkpoint({**checkpoint(identity, f"2026-11-21T{taken}:00Z"), "number": number})
+    assert [document["id"] for document in store.checkpoints()] == ["cp-a", "cp-b", "cp-old"]
+
+
+@pytest.mark.parametrize("ended", ["", "restored"])
+def test_a_damaged_journal_may_hide_a_closed_fence(store: DirectoryStore, ended: str) -> None:
+    open_by(store, RUN)
+    journal = store.journal(RUN)
+    journal.append("fence-closing")
+    journal.append("fence-opened")
+    if ended:
+        journal.append("finished", outcome=ended)
+    lines = journal.path.read_bytes().split(b"\n")
+    lines[1] = lines[1][:-9] + b"damaged!}"
+    journal.path.write_bytes(b"\n".join(lines))
+    if ended:
+        assert store.behind_closed_fence(set()) == ""
+        return
+    with pytest.raises(JournalDamaged, match="line 2") as refusal:
+        store.behind_closed_fence(set())
+    aside = refusal.value.next_step.rpartition("  ")[2].split()
+    assert aside[0] == "mv"
+    subprocess.run(aside, check=True, timeout=60)  # what it says to type works
+    assert store.behind_closed_fence(set()) == ""
+    assert store.runs() == []
+
+
+def test_a_lease_of_another_shape_is_damaged(store: DirectoryStore) -> None:
+    write_document(store.path / "lease.json", {"run": RUN})
+    with pytest.raises(RollbackError, match="damaged"):
+        take(store, OTHER_RUN)
 
 
 def test_a_checkpoint_that_was_never_finished_is_none(store: DirectoryStore) -> None:

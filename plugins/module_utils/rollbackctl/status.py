@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a service's store knows, for people: what is damaged is named, the rest is told all the same."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from . import outcome
+from .errors import RollbackError
+from .journal import fence_is_closed
+from .ledger import DAMAGED
+from .store import Lease, Store, host_name, open_store
+
+
+def describe(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the store knows, for `rollbackctl status`: lease, runs, checkpoints, quarantine.
+
+    What is damaged is named under "damaged", each with what to type; the rest is told all the same.
+    """
+    store = open_store(dict(state))
+    damaged: list[str] = []
+    with _told(damaged):
+        store.check_place()
+    lease: Lease | None = None
+    with _told(damaged):
+        lease = store.lease()
+    quarantine: list[dict[str, Any]] = []
+    with _told(damaged):
+        quarantine = store.quarantine()
+    runs = [_described(store, identity, damaged) for identity in store.runs()[-20:]]
+    checkpoints = store.checkpoints()
+    damaged += [str(document["message"]) for document in checkpoints if document["state"] == DAMAGED]
+    return {
+        "host": host_name(),
+        "lease": {**vars(lease), "ends_in_seconds": round(store.lease_ends_in(lease), 1)} if lease else None,
+        "runs": runs,
+        "checkpoints": [
+            {key: document.get(key, "") for key in ("id", "state", "taken", "proven_at")} for document in checkpoints
+        ],
+        "quarantine": quarantine,
+        "damaged": damaged,
+    }
+
+
+def _described(store: Store, identity: str, damaged: list[str]) -> dict[str, Any]:
+    """Return what is known of one run, and add what of it is damaged."""
+    events, damage = store.journal(identity).readable()
+    document: Mapping[str, Any] | None = None
+    whole = damage is None
+    with _told(damaged):
+        if damage is not None:
+            raise damage
+    try:
+        document = store.read_plan(identity)
+    except RollbackError as error:
+        whole = False
+        damaged.append(error.said)
+    ended = [event for event in events if event["event"] == "finished"]
+    begun = next((event for event in events if event["event"] == "opened"), {})
+    closed = fence_is_closed(events)
+    known = outcome.INTERRUPTED if document else outcome.REFUSED
+    return {
+        "run": identity,
+        "kind": begun.get("kind", ""),
+        "level": begun.get("level", 0),
+        "outcome": ended[-1]["outcome"] if ended else known if whole else outcome.UNKNOWN,
+        "message": ended[-1]["message"] if ended else "",
+        "fence": "closed" if closed else "open",
+        "next": f"rollbackctl resume {identity}" if document and whole and (closed or not ended) else "",
+    }
+
+
+@contextlib.contextmanager
+def _told(damaged: list[str]) -> Iterator[None]:
+    """Go on where something cannot be read, and note what that is and what to type."""
+    try:
+        yield
+    except RollbackError as error:
+        damaged.append(error.said)
