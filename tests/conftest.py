@@ -23,6 +23,8 @@ module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background by a shell: what tests start and interrupt would inherit that it is to be ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # likewise, by nohup
 
 # The lab's Kubernetes cluster, for the tests that ask for it.
 pytest_plugins = ["tests.support.kube"]

@@ -36,6 +36,7 @@ if _SHARED not in module_utils.__path__:
 from ansible.module_utils.rollbackctl.action import CALLBACK_VARIABLE, STOP_VARIABLE  # noqa: E402
 from ansible.module_utils.rollbackctl.controller import plain, raw_problems  # noqa: E402
 from ansible.module_utils.rollbackctl.names import is_run_id, new_id  # noqa: E402
+from ansible.module_utils.rollbackctl.output import be_patient  # noqa: E402
 from ansible.module_utils.rollbackctl.record import Record, records_directory  # noqa: E402
 
 REFUSED_EXIT = 2
@@ -61,6 +62,8 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Announce this plugin to the guard, refuse templates before anything is templated, be ready for signals."""
         self.playbook = Path(playbook._file_name).name  # noqa: SLF001 - there is no public name
+        if any("run_kind" in play.get_vars() for play in playbook.get_plays()):
+            be_patient()  # Ansible ends where it cannot write a line: behind the fence as well
         self.extra = dict(load_extra_vars(playbook.get_loader()))
         problems = raw_problems(self.extra, is_trusted_as_template)
         named = str(self.extra.get("rollback_run") or "")
@@ -75,8 +78,9 @@ class CallbackModule(CallbackBase):
             sys.stderr.flush()
             raise SystemExit(REFUSED_EXIT)
         self.named = named if is_run_id(named) else ""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _stop)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+                signal.signal(number, _stop)
         _preload()
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
@@ -152,6 +156,8 @@ def _phase(task: Any) -> str:
 def _stop(number: int, _frame: Any) -> None:
     """Ask the run to stop at its next step boundary; asked a second time, stop at once."""
     if os.environ.get(STOP_VARIABLE):
+        if number == signal.SIGHUP:  # a terminal that closes says so more than once
+            return
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
         os.kill(os.getpid(), number)
         return

@@ -47,6 +47,6 @@ _SHARED = str(ROOT / _MARK.parent)
 if _SHARED not in module_utils.__path__:
     module_utils.__path__.append(_SHARED)
 
-from ansible.module_utils.rollbackctl import names, outcome  # noqa: E402 - findable only from here on
+from ansible.module_utils.rollbackctl import names, outcome, output  # noqa: E402 - findable only from here on
 
-__all__ = ["ROOT", "names", "outcome"]
+__all__ = ["ROOT", "names", "outcome", "output"]

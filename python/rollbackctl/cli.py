@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import sys
+from errno import EPIPE
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -53,4 +55,16 @@ def main() -> None:
     except ProjectMissingError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
-    app()
+    from ._project import output  # noqa: PLC0415 - as in build
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows only ASCII
+    failures = output.be_patient()
+    try:
+        app()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        if failures and failures[-1].errno != EPIPE:  # who pipes into head wants no more
+            sys.stderr.write(f"Not all that was to be shown could be written: {failures[-1].strerror}\n")

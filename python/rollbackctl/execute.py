@@ -21,7 +21,7 @@ from . import parameters, progress, records
 from ._project import ROOT, outcome
 from .records import Record
 from .report import Report, html, markdown, parse, terminal
-from .runner import Request, Result, run_playbook
+from .runner import Request, Result, private_folder, run_playbook
 
 EXIT_REFUSED = outcome.EXIT_CODES[outcome.REFUSED]
 EXIT_UNKNOWN = outcome.EXIT_CODES[outcome.UNKNOWN]
@@ -69,10 +69,12 @@ def look(order: Order, *, check: bool = True) -> tuple[Record | None, Result]:
 
 
 def carry_out(order: Order) -> tuple[Record | None, Result]:
-    """Run a playbook for real; its record is in the records folder."""
-    with progress.shown(stderr()) as listener:
-        result = run_playbook(_request(order), listener)
-    return records.of_process(result.pid), result
+    """Run a playbook for real; its record is in the records folder, or shown only where that takes none."""
+    with private_folder() as folder:
+        request = replace(_request(order), environment={records.SPARE_VARIABLE: str(folder)})
+        with progress.shown(stderr()) as listener:
+            result = run_playbook(request, listener)
+        return records.newer(records.of_process(result.pid), records.of_process(result.pid, folder)), result
 
 
 def close(record: Record | None, result: Result, *, as_json: bool, keep: bool = True) -> NoReturn:

@@ -13,6 +13,8 @@ from ._project import names, outcome
 from .errors import RecordMissingError
 
 Record = Mapping[str, Any]
+# Where the callback plugin writes a record for which its folder has no room.
+SPARE_VARIABLE = "ROLLBACKCTL_SPARE_RECORDS"
 # A record is some ten kilobytes; what is a thousand times that is none.
 _LIMIT = 16 * 1024 * 1024
 
@@ -59,6 +61,11 @@ def of_process(pid: int, folder: Path | None = None) -> Record | None:
     return next((record for path in recent if (record := read(path)) is not None and record.get("pid") == pid), None)
 
 
+def newer(kept: Record | None, spare: Record | None) -> Record | None:
+    """Return the one of two records of a run that knows how it ended; the spare one has what had no room elsewhere."""
+    return kept if spare is None or (kept and kept.get("ended")) else spare
+
+
 def is_running(record: Record) -> bool:
     """Say whether the run is still going on, here: its ansible-playbook lives."""
     if record.get("outcome") != outcome.INTERRUPTED or record.get("ended"):
@@ -77,9 +84,13 @@ def write_beside(record: Record, suffix: str, content: str) -> Path:
     path = directory() / f"{record['run']}{suffix}"
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - the mode must be right from the first moment
-        file.write(content)
-    scratch.replace(path)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - the mode must be right from the start
+            file.write(content)
+        scratch.replace(path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
     return path
 
 

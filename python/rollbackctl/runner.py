@@ -80,7 +80,7 @@ def run_playbook(request: Request, on_event: Callable[[Event], None] = lambda _e
     SIGINT, SIGTERM and SIGHUP are forwarded to ansible-playbook once it runs, and it is waited for.
     """
     watch = _Watch(on_event)
-    with _private_folder() as folder, watch.signals():
+    with private_folder() as folder, watch.signals():
         variables = folder / "variables.yml"
         variables.touch(mode=0o600)
         variables.write_text(as_data(request.values), encoding="utf-8")
@@ -126,7 +126,8 @@ class _Watch:
         # A signal that came too early waits for the first play: by then the callback that ends runs cleanly listens.
         if self.waiting and event.get("event") not in {"playbook_on_start", "verbose"}:
             self._forward(self.waiting.pop(0))
-        self.on_event(event)
+        with suppress(Exception):  # what is shown on the way is not what the run is for: ansible-runner would end it
+            self.on_event(event)
         return False
 
     @contextmanager
@@ -153,7 +154,7 @@ class _Watch:
 
 
 @contextmanager
-def _private_folder() -> Iterator[Path]:
+def private_folder() -> Iterator[Path]:
     """Give a fresh folder that only this user can read, in memory where the system has such a place, and remove it."""
     place = os.environ.get("XDG_RUNTIME_DIR", "")
     folder = Path(tempfile.mkdtemp(prefix="rollbackctl-", dir=place if place and os.access(place, os.W_OK) else None))

@@ -52,12 +52,12 @@ LONG = [(name, HOW[number % len(HOW)]) for number, name in enumerate(PASSED)]
 class Stage:
     """The sample service in one fixed place, and controllers that roll it back."""
 
-    def __init__(self, folder: Path, root: Path, env: dict[str, str]) -> None:
+    def __init__(self, folder: Path, root: Path, env: dict[str, str], *, lease_seconds: int = LEASE_SECONDS) -> None:
         self.folder, self.root, self.env = folder, root, env
         self.sample = create(folder, name="shop", orders=50)
         self.inventory = self.sample.inventory(
             folder / "hosts",
-            rollback_state={"kind": "directory", "path": str(self.sample.state), "lease_seconds": LEASE_SECONDS},
+            rollback_state={"kind": "directory", "path": str(self.sample.state), "lease_seconds": lease_seconds},
         )
         self.sample.start()
         done = self.play("checkpoint", "first").wait(RUN_SECONDS)

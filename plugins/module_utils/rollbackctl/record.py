@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -20,6 +21,8 @@ from .store import host_name
 SCHEMA = 1
 VERSION = "0.1.0"
 RECORDS_VARIABLE = "ROLLBACKCTL_RECORDS"
+# Where the record goes while its own folder takes none; the wrapper sets it, and looks there too.
+SPARE_VARIABLE = "ROLLBACKCTL_SPARE_RECORDS"
 NO_SERVICE = "Refused, nothing was changed: no service was named, or none matched, so nothing ran."
 
 
@@ -40,6 +43,7 @@ class Record:
     def __init__(self, *, run: str, kind: str, directory: Path | None, **facts: Any) -> None:
         """Begin a record whose outcome is `interrupted` until something better is known."""
         self.directory = directory
+        self._failed = False
         self.began = time.monotonic() - _process_age()
         self.budgets: dict[str, Any] = {}
         self.document: dict[str, Any] = {
@@ -161,16 +165,25 @@ class Record:
         document["overhead_seconds"] = round(max(0.0, document["seconds"] - document["component_seconds"]), 3)
 
     def write(self) -> None:
-        """Write the record. A record that cannot be written must not stop a rollback: it is said once, on stderr."""
+        """Write the record. A record that cannot be written must not stop a rollback: it is said once, on stderr, and
+        tried again at the next event."""
         if self.directory is None:
             return
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            text = json.dumps(self.document, indent=1, ensure_ascii=False)
-            write_atomic(self.directory / f"{self.document['run']}.json", text.encode())
+            self._write_to(self.directory)
         except OSError as error:
-            self.directory = None
-            os.write(2, f"The run record cannot be written: {error}\n".encode())
+            with contextlib.suppress(OSError):
+                if not self._failed:
+                    self._failed = True
+                    os.write(2, f"The run record cannot be written: {error}\n".encode())
+            with contextlib.suppress(OSError):
+                if os.environ.get(SPARE_VARIABLE):
+                    self._write_to(Path(os.environ[SPARE_VARIABLE]))
+
+    def _write_to(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        text = json.dumps(self.document, indent=1, ensure_ascii=False)
+        write_atomic(directory / f"{self.document['run']}.json", text.encode())
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
@@ -203,16 +216,20 @@ class Record:
         self.document["reason"] = self.document["reason"] or printable(str(run.get("reason", "")))
         if run["id"] == self.document["run"]:
             return
+        with contextlib.suppress(OSError):  # a folder that takes nothing: write() says so
+            self._keep_earlier(str(run["id"]))
+        self.document["run"] = run["id"]
+
+    def _keep_earlier(self, run: str) -> None:
         if self.directory is not None:
             (self.directory / f"{self.document['run']}.json").unlink(missing_ok=True)
-            earlier = self.directory / f"{run['id']}.json"
+            earlier = self.directory / f"{run}.json"
             if earlier.exists():
                 attempt = 1
-                while (self.directory / f"{run['id']}.{attempt}.json").exists():
+                while (self.directory / f"{run}.{attempt}.json").exists():
                     attempt += 1
-                os.replace(earlier, self.directory / f"{run['id']}.{attempt}.json")
+                os.replace(earlier, self.directory / f"{run}.{attempt}.json")
                 self.document["attempt"] = attempt + 1
-        self.document["run"] = run["id"]
 
     def _take_ending(self, found: dict[str, Any], ending: Mapping[str, Any]) -> None:
         found["outcome"] = ending["outcome"]
