@@ -6,6 +6,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+import yaml
+from ansible.module_utils.rollbackctl.store import DirectoryStore
+
 from tests.support.bench import ROOT, Bench, refused, tree, unchanged
 
 LEVEL3 = "rollback-level3.yml"
@@ -41,6 +45,36 @@ def test_a_state_store_that_cannot_be_written(bench: Bench) -> None:
         bench.play(LEVEL3, hosts=hosts, rollback_reason="x"),
         "The state store /proc/rollbackctl cannot be written",
     )
+
+
+@pytest.mark.parametrize("words", [(), ("--check",)])
+def test_a_state_folder_that_others_can_write_into(bench: Bench, words: tuple[str, ...]) -> None:
+    state = bench.sample.state
+    state.chmod(0o775)
+    try:
+        store = tree(state)
+        ran = bench.play(LEVEL3, *words, rollback_reason="x")
+        refused(bench, ran, f"others can write into {state}", f"chmod 0700 {state}")
+        assert tree(state) == store
+    finally:
+        state.chmod(0o700)
+
+
+def test_one_service_under_two_names(bench: Bench) -> None:
+    """Nothing of it may be changed twice in one run."""
+    text = bench.hosts.read_text(encoding="utf-8")
+    names = bench.folder / "inventory" / "twice.yml"
+    hosts = yaml.safe_load(text)
+    known = hosts["all"]["hosts"]
+    known["shop-again"] = known["shop"]
+    names.write_text(yaml.safe_dump(hosts), encoding="utf-8")
+    accepted = {"rollback_reason": "x", "rollback_accept_data_loss_since": bench.taken}
+    ran = bench.play(LEVEL3, hosts=names, limit="shop,shop-again", **accepted)
+    assert ran.record["outcome"] == "refused", f"{ran.said}\n{ran.output}"
+    told = " ".join(str(service["message"]) for service in ran.record["services"].values())
+    assert "are one service" in told
+    unchanged(bench)
+    assert DirectoryStore(str(bench.sample.state)).lease() is None
 
 
 def test_without_the_callback_plugin_nothing_runs(bench: Bench, tmp_path: Path) -> None:
