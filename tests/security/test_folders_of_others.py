@@ -6,6 +6,7 @@ What must not change is a canary: a file that only root can read, in a folder th
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,12 +17,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.rollbackctl.errors import Refused
+from ansible.module_utils.rollbackctl.component import Place as RunPlace
+from ansible.module_utils.rollbackctl.component import Version
+from ansible.module_utils.rollbackctl.env_file import EnvFileDriver
+from ansible.module_utils.rollbackctl.errors import Refused, StepFailed
+from ansible.module_utils.rollbackctl.files import FilesDriver
 from ansible.module_utils.rollbackctl.safe_path import open_folder, ourselves, worker
 
 from tests.unit.module_utils import sqlite_parts
 
 HIM = 65534  # the service's user
+MODULE_UTILS = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
 
 
 class Place:
@@ -161,6 +167,66 @@ def test_a_database_of_root_in_his_folder_is_refused_with_what_to_change(place: 
         sqlite_parts.make_driver(path).live(exact=True)
     assert f"{place.his} can be changed by" in refused.value.message
     assert f"chown root {place.his}" in refused.value.next_step
+
+
+# -- directories and settings ------------------------------------------------------------------------------------------
+
+APPLY = """
+import json, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from rollbackctl.component import Place, Version
+from rollbackctl.files import FilesDriver
+job = json.loads(sys.argv[2])
+place = Place(run="rb-1", work=pathlib.Path(job["work"]))
+FilesDriver(job["options"], place).apply(Version.from_dict(job["target"]))
+"""
+
+
+def _directory(place: Place) -> tuple[FilesDriver, Version]:
+    """A directory of his, whose checkpoint was taken before it was changed."""
+    path, work = place.his / "app", place.state / "work"
+    (path / "lib").mkdir(parents=True)
+    (path / "lib" / "one.py").write_text("good")
+    place.give(path)
+    driver = FilesDriver({"name": "app", "path": str(path)}, RunPlace(run="rb-1", work=work))
+    for folder in (work, place.state / "good"):
+        folder.mkdir()
+    good = driver.record(place.state / "good")
+    (path / "lib" / "one.py").write_text("bad")
+    return driver, good
+
+
+@pytest.mark.parametrize("failpoint", ["unpack.before", "unpack.after", "settle.before", "exchange.before"])
+def test_a_tree_that_is_swapped_while_it_is_unpacked_leads_to_no_other_file(place: Place, failpoint: str) -> None:
+    driver, good = _directory(place)
+    job = {"options": dict(driver.options), "work": str(driver.place.work), "target": good.to_dict()}
+    swap = "import os, glob; new = glob.glob('.app.rollbackctl-*')[0]; "
+    swap += "os.rename(new, 'aside'); os.symlink('../roots', new)"
+    before = place.look()
+    command = [sys.executable, "-c", APPLY, str(MODULE_UTILS), json.dumps(job)]
+    place.run(command, f"restore_files.{failpoint}", swap)
+    assert place.look() == before
+    assert (place.his / "aside").exists(), "the swap was made"
+
+
+def test_a_directory_below_a_link_of_his_is_refused(place: Place) -> None:
+    driver, good = _directory(place)
+    (place.roots / "app").mkdir()
+    (place.his / "link").symlink_to(place.roots)
+    before = place.look()
+    for act in ("live", "apply"):
+        other = FilesDriver({**driver.options, "path": str(place.his / "link" / "app")}, driver.place)
+        with pytest.raises((Refused, StepFailed), match="is reached through the link"):
+            other.apply(good) if act == "apply" else other.live(exact=True)
+    assert place.look() == before
+
+
+def test_settings_below_a_link_of_his_are_not_read(place: Place) -> None:
+    (place.roots / "shop.env").write_text("KEY=known to root only")
+    (place.his / "link").symlink_to(place.roots)
+    driver = EnvFileDriver({"name": "env", "path": str(place.his / "link" / "shop.env")}, RunPlace())
+    with pytest.raises(Refused, match="is reached through the link"):
+        driver.live(exact=True)
 
 
 # -- as whom -----------------------------------------------------------------------------------------------------------

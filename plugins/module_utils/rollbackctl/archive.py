@@ -22,6 +22,9 @@ from .errors import Refused
 from .files_tree import CHUNK, DIRECTORY, FILE, LINK, Item, Summary, Tally, left_out, summarise
 from .names import printable
 
+CAPABLE = "ROLLBACKCTL.capability"  # a program's capabilities in an archive of ours, as hexadecimal digits
+# What others write for them: GNU tar --xattrs, bsdtar.
+_CAPABLE_ELSEWHERE = ("SCHILY.xattr.security.capability", "LIBARCHIVE.xattr.security.capability")
 _KINDS = {
     tarfile.CHRTYPE: "a device",
     tarfile.BLKTYPE: "a device",
@@ -291,7 +294,10 @@ class _Reader:
         finally:
             if handle >= 0:
                 os.close(handle)
-        self._items[path] = Item(path, FILE, mode, size, digest.hexdigest())
+        named = member.pax_headers
+        foreign = "".join(os.fsencode(named[key]).hex() for key in _CAPABLE_ELSEWHERE if key in named)
+        capability = named.get(CAPABLE) or foreign
+        self._items[path] = Item(path, FILE, mode, size, digest.hexdigest(), capability=capability)
 
     def _bad(self, name: str, what: str) -> Refused:
         return Refused(
@@ -317,6 +323,8 @@ def check_harmless(contents: Contents, tally: Tally) -> None:
         problem = ""
         if item.kind == FILE and item.mode & 0o6000:
             problem = "is a program that would run with its owner's rights (setuid or setgid)"
+        elif item.capability:
+            problem = "is a program that would run with more rights than its user has (capabilities)"
         elif item.kind == DIRECTORY and item.mode & 0o4000:
             problem = "is a folder with the setuid bit"
         elif item.kind == LINK and _leaves(item):

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
-from .archive import Contents
+from .archive import CAPABLE, Contents
 from .errors import Refused
-from .files_tree import DIRECTORY, LINK, Found, Summary, Tally, item_of, summarise, walk
+from .files_tree import CAPABILITY, DIRECTORY, LINK, Found, Summary, Tally, capability_of, item_of, summarise, walk
 from .names import printable
 
 
@@ -55,8 +55,8 @@ class _Content:
         return data
 
 
-def pack(root: Path, archive: Path, exclude: Iterable[str], tally: Tally) -> Packed:
-    """Write the directory root into a new tar (0600, durable but for its own folder) and return what it holds.
+def pack(root: int, archive: Path, exclude: Iterable[str], tally: Tally) -> Packed:
+    """Write root, an open directory, into a new tar (0600, durable but for its own folder) and return what it holds.
 
     The digest is of what was read while packing, so it is the archive's even when the tree changes meanwhile.
 
@@ -75,10 +75,14 @@ def pack(root: Path, archive: Path, exclude: Iterable[str], tally: Tally) -> Pac
             encoding="utf-8",
             errors="surrogateescape",
         ) as tar:
-            tar.addfile(_header(".", os.stat(root, follow_symlinks=False)))
+            top = os.fstat(root)
+            tar.addfile(_header(".", top))
             for found in walk(root, exclude, tally):
                 key = (found.info.st_dev, found.info.st_ino)
                 header = _header("./" + found.path, found.info, found.target)
+                capability = capability_of(found.handle) if found.handle >= 0 else ""
+                if capability:
+                    header.pax_headers = {CAPABLE: capability}
                 if found.handle >= 0 and key in seen:
                     first, sha256, size = seen[key]
                     header.type, header.linkname, header.size = tarfile.LNKTYPE, "./" + first, 0
@@ -95,7 +99,7 @@ def pack(root: Path, archive: Path, exclude: Iterable[str], tally: Tally) -> Pac
                     items.append(item_of(found))
         file.flush()
         os.fsync(file.fileno())
-    return Packed(output.digest.hexdigest(), output.size, summarise(items))
+    return Packed(output.digest.hexdigest(), output.size, summarise(items, top))
 
 
 def _add_file(tar: tarfile.TarFile, header: tarfile.TarInfo, content: _Content, tally: Tally, found: Found) -> None:
@@ -138,5 +142,11 @@ def settle(contents: Contents, into: int) -> None:
         if item.kind != LINK and (item.kind == DIRECTORY or item.mode & 0o6000):
             # chown takes the setuid and setgid bits away (chown(2)), so modes come after it.
             os.chmod(item.path, item.mode, dir_fd=into)
+        if item.capability and os.geteuid() == 0:
+            handle = os.open(item.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=into)
+            try:
+                os.setxattr(handle, CAPABILITY, bytes.fromhex(item.capability))
+            finally:
+                os.close(handle)
         if owner is not None:
             os.utime(item.path, (owner.modified, owner.modified), dir_fd=into, follow_symlinks=False)

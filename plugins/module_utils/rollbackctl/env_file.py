@@ -23,6 +23,7 @@ from .exchange import mounts
 from .failpoints import failpoint
 from .files_backup import open_backup
 from .names import printable
+from .safe_path import Folder
 
 _SHOWN = 12
 
@@ -111,13 +112,13 @@ class EnvFileDriver(Driver):
 
     def finalize(self) -> list[str]:
         """Remove a half-written file of a killed run."""
-        left = self.path.with_name(self._temporary)
+        folder = Folder(str(self.path.parent))
         try:
-            left.unlink()
+            os.unlink(self._temporary, dir_fd=folder.handle)
         except FileNotFoundError:
             return []
-        sync_directory(self.path.parent)
-        return [str(left)]
+        os.fsync(folder.handle)
+        return [str(self.path.with_name(self._temporary))]
 
     # -- within ------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .errors import Refused, StateOther
 from .failpoints import failpoint
+from .safe_path import open_folder
 
 SIZE_LIMIT = 1 << 20
 _ROUNDS = 100_000  # some 25 ms
@@ -38,7 +39,11 @@ def read_secret(name: str, path: Path) -> tuple[bytes, os.stat_result]:
     :raises Refused: missing, unreadable, not a plain file, or bigger than any .env file.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        folder = open_folder(str(path.parent))
+        try:
+            handle = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        finally:
+            os.close(folder)
     except FileNotFoundError as exc:
         raise Refused(
             f"{name}: {path} does not exist. Nothing was changed.",
@@ -70,7 +75,7 @@ def replace_secret(name: str, path: Path, temporary: str, content: bytes, seen: 
     :raises StateOther: the file is not the one that was seen.
     :raises OSError: any refusal of the file system; path is then unchanged.
     """
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = open_folder(str(path.parent))
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=folder)

@@ -60,8 +60,9 @@ def _rename(one: Path, other: Path, flag: int) -> None:
     if result != 0:
         code = ctypes.get_errno()
         if code in _CANNOT:
+            place = os.path.realpath(one.parent)
             raise StepFailed(
-                f"The file system of {one.parent} cannot swap two names in one step (renameat2: {os.strerror(code)}). "
+                f"The file system of {place} cannot swap two names in one step (renameat2: {os.strerror(code)}). "
                 "Nothing was changed.",
                 "Keep the directory on ext4, xfs, btrfs or tmpfs, with Linux 3.15 or newer.",
             )

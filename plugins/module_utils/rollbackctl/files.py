@@ -9,6 +9,7 @@ the whole bad tree or the whole good one, and never nothing. What was displaced 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import stat
@@ -25,8 +26,10 @@ from .errors import Refused, RollbackError, StepFailed
 from .exchange import exchange, mounts, move, sync_filesystem
 from .failpoints import failpoint
 from .files_backup import open_backup
-from .files_tree import CHUNK, Summary, Tally, read_tree
+from .files_tree import CHUNK, Summary, Tally, open_tree, read_tree
 from .files_use import remove_tree, room_problem, use_note
+from .names import printable
+from .safe_path import Folder, user_name
 
 ABSENT = "absent"
 _NAME_LIMIT = 150  # what is kept beside the directory has a longer name, and Linux allows 255
@@ -41,6 +44,7 @@ class FilesDriver(Driver):
         "restore_files.record.after",
         "restore_files.unpack.before",
         "restore_files.unpack.after",
+        "restore_files.settle.before",
         "restore_files.ready.before",
         "restore_files.ready.after",
         "restore_files.exchange.before",
@@ -58,12 +62,27 @@ class FilesDriver(Driver):
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
+    @functools.cached_property
+    def _beside(self) -> Folder:
+        """The folder that holds the directory: opened once, because its owner may be somebody else."""
+        return Folder(str(self.path.parent))
+
+    @property
+    def _here(self) -> Path:
+        return self._beside.at(self.path.name)
+
+    def matches(self, reading: Version, version: Version, *, exact: bool) -> bool:
+        """Compare owners where both sides know them: root does, others do not, nor does an archive from elsewhere."""
+        if "access" in reading.identity and "access" in version.identity:
+            return super().matches(reading, version, exact=exact)
+        return bool(reading.identity["tree"] == version.identity["tree"])
+
     def live(self, *, exact: bool) -> Version:  # noqa: ARG002 - a tree has no part that means less under traffic
         """Read the directory; one that is missing is a version, too."""
         self._check_place()
-        if not os.path.lexists(self.path):
+        if not os.path.lexists(self._here):
             return Version({"tree": ABSENT}, "no directory")
-        return _version(self._read(self.path))
+        return _version(self._read(self._here))
 
     def resolve(self, want: Version | str) -> Version:
         """Check that a recorded archive is whole, or read through a named one."""
@@ -105,10 +124,16 @@ class FilesDriver(Driver):
 
     def check(self, live: Version, target: Version) -> Finding:
         """Look for what would stop the unpacking or the swap."""
-        if live.identity == target.identity:
+        if self.matches(live, target, exact=True):
             return Finding(seconds=0.1, worst_seconds=self.timeout)
         parent = self.path.parent
         problems = []
+        capable = list(target.artefacts.get("capable", []))
+        if capable and os.geteuid() != 0:
+            problems.append(
+                f"{printable(', '.join(capable[:5]))} had capabilities (getcap), which only root can give back. "
+                "Run as root."
+            )
         if not os.access(parent, os.W_OK | os.X_OK):
             problems.append(f"{parent} cannot be written by this user; the swap happens there.")
         mounted = mounts(self.path)
@@ -127,7 +152,7 @@ class FilesDriver(Driver):
     def stage(self, target: Version) -> None:
         """Unpack the target beside the directory and compare it."""
         with self._changing("could not be unpacked"):
-            if target.identity["tree"] not in {ABSENT, self._live_digest()}:
+            if target.identity["tree"] != ABSENT and not self.matches(self.live(exact=True), target, exact=True):
                 self._ready(target)
 
     def record(self, into: Path) -> Version:
@@ -140,40 +165,39 @@ class FilesDriver(Driver):
             raise Refused(f"{self.name}: no room to keep a copy. {room} Nothing was changed.")
         name = f"{self.name}.tar"
         failpoint("restore_files.record.before")
-        with self._reading(self.path):
-            packed = pack(self.path, into / name, self.exclude, self._tally(self._what(self.path)))
+        with self._reading(self.path), _opened(self._here) as top:
+            packed = pack(top, into / name, self.exclude, self._tally(self._what()))
         artefacts = {
             "file": name,
             "sha256": packed.sha256,
             "size": packed.size,
             "folder": "",
             "recorded": True,
-            "entries": packed.summary.entries,
-            "bytes": packed.summary.size,
+            **_facts(packed.summary),
         }
         write_document(into / f"{self.name}.manifest.json", {"path": str(self.path), **artefacts})
         sync_directory(into)
         failpoint("restore_files.record.after")
-        return Version({"tree": packed.summary.digest}, packed.summary.text, now(), artefacts, str(into))
+        return Version(_version(packed.summary).identity, packed.summary.text, now(), artefacts, str(into))
 
     def apply(self, target: Version) -> None:
         """Swap the directory with the tree that is the target; a tree that is missing is unpacked first."""
         with self._changing("was not swapped"):
             self._check_place()
-            digest = self._live_digest()
-            if digest == target.identity["tree"]:
+            live = self.live(exact=True)
+            if self.matches(live, target, exact=True):
                 return
             if target.identity["tree"] == ABSENT:
                 failpoint("restore_files.exchange.before")
-                move(self.path, self._next())
+                move(self._here, self._next())
                 failpoint("restore_files.exchange.after")
                 return
             ready = self._ready(target)
             failpoint("restore_files.exchange.before")
-            if digest == ABSENT:
-                move(ready, self.path)
+            if live.identity["tree"] == ABSENT:
+                move(ready, self._here)
             else:
-                exchange(ready, self.path)
+                exchange(ready, self._here)
             failpoint("restore_files.exchange.after")
 
     def finalize(self) -> list[str]:
@@ -183,10 +207,10 @@ class FilesDriver(Driver):
             for kept in [*self._kept(), self._part]:
                 failpoint("restore_files.remove.before")
                 if remove_tree(kept):
-                    removed.append(str(kept))
+                    removed.append(self._beside.said(kept))
                 failpoint("restore_files.remove.after")
             if removed:
-                sync_directory(self.path.parent)
+                os.fsync(self._beside.handle)
         return removed
 
     # -- within ------------------------------------------------------------------------------------------------------
@@ -197,8 +221,10 @@ class FilesDriver(Driver):
             yield used
         if live.identity["tree"] == ABSENT:
             yield f"{self.path} does not exist now and will be made."
-        elif os.geteuid() not in {0, os.stat(self.path).st_uid}:
-            yield "this user is not root, so what is put back will belong to this user."
+        elif live.identity["tree"] == target.identity["tree"]:
+            yield "only owners differ, or the mode of the directory itself."
+        if os.geteuid() != 0:
+            yield from self._owners_note(target)
         if target.identity["tree"] == ABSENT:
             yield f"{self.path} did not exist in the target and will be moved away."
         elif 2 * int(target.artefacts.get("entries", 0)) < int(live.artefacts.get("entries", 0)):
@@ -210,37 +236,52 @@ class FilesDriver(Driver):
                 "what is there now stays in the displaced directory until finalize."
             )
 
+    def _owners_note(self, target: Version) -> Iterator[str]:
+        owners = target.artefacts.get("owners", {})
+        others = {user: count for user, count in owners.items() if int(user) != os.geteuid()}
+        if others:
+            named = ", ".join(f"{user_name(int(user))} ({count})" for user, count in sorted(others.items())[:5])
+            yield (
+                "this user is not root, so owners are not compared, and what is put back will belong to this user; "
+                f"in the target, names belong to {named}."
+            )
+
     def _ready(self, target: Version) -> Path:
         """Return a tree beside the directory that is the target: a kept one, or a new one from the archive."""
         for kept in self._kept():
-            if self._read(kept).digest == target.identity["tree"]:
+            if self.matches(_version(self._read(kept)), target, exact=True):
                 return kept
         remove_tree(self._part)
         os.mkdir(self._part, 0o700)
-        handle = os.open(self._part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            self._try_exchange()
+        with _opened(self._part) as handle:
+            made = os.fstat(handle)
+            if made.st_uid != os.geteuid() or os.listdir(handle):
+                raise StepFailed(f"{self.name}: somebody else put {self._beside.said(self._part)} there just now.")
+            self._try_exchange(Path(f"/proc/self/fd/{handle}"))
             failpoint("restore_files.unpack.before")
             contents = self._unpack(target, handle)
             failpoint("restore_files.unpack.after")
-            tree = self._part / target.artefacts["folder"]
-            if self._read(tree).digest != target.identity["tree"]:
+            # Up to here only root can enter the folder, so no name in it can be swapped; the tree itself comes last.
+            folder = target.artefacts["folder"]
+            with _opened(Path(f"/proc/self/fd/{handle}", folder)) if folder else contextlib.nullcontext(handle) as tree:
+                failpoint("restore_files.settle.before")
+                self._settle_root(tree, contents)
+                with self._reading(self.path):
+                    summary = read_tree(tree, self.exclude, self._tally(self._what()))
+            if not self.matches(_version(summary), target, exact=True):
                 raise StepFailed(f"{self.name}: the unpacked tree is not what the plan named.", "Look at the disk.")
-            self._settle_root(tree, contents)
             sync_filesystem(handle)
-        finally:
-            os.close(handle)
-        ready = self._next()
-        failpoint("restore_files.ready.before")
-        move(tree, ready)
-        failpoint("restore_files.ready.after")
-        if tree != self._part:
+            ready = self._next()
+            failpoint("restore_files.ready.before")
+            move(Path(f"/proc/self/fd/{handle}", folder) if folder else self._part, ready)
+            failpoint("restore_files.ready.after")
+        if folder:
             remove_tree(self._part)
         return ready
 
-    def _try_exchange(self) -> None:
+    def _try_exchange(self, part: Path) -> None:
         """Find out on two empty folders whether this file system can swap names, before anything is unpacked."""
-        one, other = self._part / "one", self._part / "other"
+        one, other = part / "one", part / "other"
         one.mkdir()
         other.mkdir()
         exchange(one, other)
@@ -258,17 +299,17 @@ class FilesDriver(Driver):
         settle(contents, into)
         return inner
 
-    def _settle_root(self, tree: Path, contents: Contents) -> None:
+    def _settle_root(self, tree: int, contents: Contents) -> None:
         """Give the new directory the mode and owner that the archive, or else the present directory, has."""
         mode, uid, gid = 0o755, os.geteuid(), os.getegid()
         with contextlib.suppress(FileNotFoundError):
-            info = os.stat(self.path)
+            info = os.stat(self._here, follow_symlinks=False)
             mode, uid, gid = stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid
         if contents.root is not None:
             mode, uid, gid = contents.root[0], contents.root[1].uid, contents.root[1].gid
         if os.geteuid() == 0:
-            os.chown(tree, uid, gid)
-        os.chmod(tree, mode)
+            os.fchown(tree, uid, gid)
+        os.fchmod(tree, mode)
 
     def _folder(self, contents: Contents) -> str:
         """Archives are made from inside (`tar -C app .`) or from above (`tar app`); then app is the directory."""
@@ -309,35 +350,32 @@ class FilesDriver(Driver):
 
     @property
     def _part(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.rollbackctl-{self.place.run}-part")
+        return self._beside.at(f".{self.path.name}.rollbackctl-{self.place.run}-part")
 
     def _kept(self) -> list[Path]:
         prefix = f".{self.path.name}.rollbackctl-{self.place.run}-"
         numbers = [
             int(name[len(prefix) :])
-            for name in os.listdir(self.path.parent)
+            for name in os.listdir(self._beside.handle)
             if name.startswith(prefix) and name[len(prefix) :].isdigit()
         ]
-        return [self.path.with_name(f"{prefix}{number}") for number in sorted(numbers)]
+        return [self._beside.at(f"{prefix}{number}") for number in sorted(numbers)]
 
     def _next(self) -> Path:
         kept = self._kept()
         number = int(kept[-1].name.rpartition("-")[2]) + 1 if kept else 1
-        return self.path.with_name(f".{self.path.name}.rollbackctl-{self.place.run}-{number}")
-
-    def _live_digest(self) -> str:
-        return str(self.live(exact=True).identity["tree"])
+        return self._beside.at(f".{self.path.name}.rollbackctl-{self.place.run}-{number}")
 
     def _read(self, path: Path) -> Summary:
         with self._reading(path):
-            return read_tree(path, self.exclude, self._tally(self._what(path)))
+            return read_tree(path, self.exclude, self._tally(self._what()))
 
     def _tally(self, what: str) -> Tally:
         max_bytes = int(self.options.get("max_bytes") or 2 << 30)
         return Tally(what, max_bytes, int(self.options.get("max_entries") or 200_000), self.timeout)
 
-    def _what(self, path: Path) -> str:
-        return f"{self.name}: the directory {path}"
+    def _what(self) -> str:
+        return f"{self.name}: the directory {self.path}"
 
     def _check_place(self) -> None:
         """Refuse a path that is no plain directory: relative, a link, a file, or with nothing to stand in."""
@@ -346,12 +384,12 @@ class FilesDriver(Driver):
             problem = "is not the full path of a directory below another one"
         elif len(os.fsencode(self.path.name)) > _NAME_LIMIT:
             problem = f"has a name longer than {_NAME_LIMIT} bytes"
-        elif self.path.is_symlink():
-            problem = "is a symbolic link"
-        elif os.path.lexists(self.path) and not self.path.is_dir():
-            problem = "is no directory"
         elif not self.path.parent.is_dir():
             problem = "cannot be there: the directory above it does not exist"
+        elif self._here.is_symlink():
+            problem = "is a symbolic link"
+        elif os.path.lexists(self._here) and not self._here.is_dir():
+            problem = "is no directory"
         if problem:
             raise Refused(
                 f"{self.name}: {self.path} {problem}. Nothing was changed.",
@@ -364,8 +402,8 @@ class FilesDriver(Driver):
             yield
         except OSError as exc:
             raise Refused(
-                f"{self.name}: {path} cannot be read: {exc.strerror or exc}"
-                f"{f' ({exc.filename})' if exc.filename else ''}. Nothing was changed."
+                f"{self.name}: {self._beside.said(path)} cannot be read: {exc.strerror or exc}"
+                f"{self._beside.said(f' ({exc.filename})' if exc.filename else '')}. Nothing was changed."
             ) from exc
 
     @contextlib.contextmanager
@@ -383,6 +421,26 @@ class FilesDriver(Driver):
 
 
 def _version(summary: Summary) -> Version:
-    return Version(
-        {"tree": summary.digest}, summary.text, artefacts={"entries": summary.entries, "bytes": summary.size}
-    )
+    identity = {"tree": summary.digest}
+    if os.geteuid() == 0 and summary.access:
+        identity["access"] = summary.access
+    return Version(identity, summary.text, artefacts=_facts(summary))
+
+
+def _facts(summary: Summary) -> dict[str, Any]:
+    owners = {str(user): count for user, count in summary.owners.items()}
+    return {
+        "entries": summary.entries,
+        "bytes": summary.size,
+        "owners": owners,
+        "capable": list(summary.capable[:20]),
+    }
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    handle = open_tree(directory)
+    try:
+        yield handle
+    finally:
+        os.close(handle)

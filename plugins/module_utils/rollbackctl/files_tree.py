@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a directory tree is, for comparing and copying: names, types, modes, contents, link targets.
+"""What a directory tree is, for comparing and copying: names, types, modes, contents, link targets, capabilities.
 
-Owners and times are copied but not compared: the same release unpacked by somebody else is the same release.
+Who owns what, and the mode of the directory itself, is a digest of its own (access): root gives and compares it, others
+cannot, and an archive from elsewhere does not have it. Times are copied but not compared.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fnmatch
 import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from .errors import Refused
@@ -20,12 +23,16 @@ from .names import printable
 
 DIRECTORY, FILE, LINK = "d", "f", "l"
 CHUNK = 1 << 20
+CAPABILITY = "security.capability"
 _MAX_DEPTH = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One name in a tree. path: relative, `/` between parts. size: bytes. target: of a symbolic link."""
+    """One name in a tree. path: relative, `/` between parts. size: bytes. target: of a symbolic link.
+
+    capability: of a program, as hexadecimal digits of security.capability (capabilities(7)).
+    """
 
     path: str
     kind: str
@@ -33,16 +40,26 @@ class Item:
     size: int = 0
     sha256: str = ""
     target: str = ""
+    uid: int = 0
+    gid: int = 0
+    capability: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A tree in short. digest: equal for equal trees; files: regular files and links; size: bytes of content."""
+    """A tree in short. digest: equal for equal trees; files: regular files and links; size: bytes of content.
+
+    access: digest of all owners and of the top's mode; empty when the top is not known. owners: how many names each
+    user has. capable: the programs with capabilities.
+    """
 
     digest: str
     entries: int
     files: int
     size: int
+    access: str = ""
+    owners: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    capable: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -60,18 +77,29 @@ def bytes_text(size: int) -> str:
     return f"{amount:.1f} TB"
 
 
-def summarise(items: Iterable[Item]) -> Summary:
-    """Return the summary of a tree, whatever order its items come in."""
-    digest = hashlib.sha256()
+def summarise(items: Iterable[Item], top: os.stat_result | None = None) -> Summary:
+    """Return the summary of a tree, whatever order its items come in. top: of the directory itself."""
+    digest, access = hashlib.sha256(), hashlib.sha256()
     entries = files = size = 0
+    owners: Counter[int] = Counter()
+    capable = []
+    if top is not None:
+        access.update(f"{stat.S_IMODE(top.st_mode):o} {top.st_uid} {top.st_gid}\n".encode())
+        owners[top.st_uid] += 1
     for item in sorted(items, key=lambda one: os.fsencode(one.path)):
         fields = (item.path, item.kind, f"{item.mode:o}", str(item.size), item.sha256, item.target)
         # NUL cannot be part of a name, so no two trees spell the same bytes.
         digest.update(b"\0".join(os.fsencode(field) for field in fields) + b"\0\n")
+        if item.capability:
+            digest.update(b"capability " + item.capability.encode() + b"\n")
+            capable.append(item.path)
+        access.update(os.fsencode(item.path) + f"\0{item.uid} {item.gid}\n".encode())
+        owners[item.uid] += 1
         entries += 1
         files += item.kind != DIRECTORY
         size += item.size
-    return Summary(digest.hexdigest(), entries, files, size)
+    known = access.hexdigest() if top is not None else ""
+    return Summary(digest.hexdigest(), entries, files, size, known, dict(owners), tuple(capable))
 
 
 class Tally:
@@ -139,8 +167,17 @@ def left_out(path: str, exclude: Iterable[str]) -> bool:
     )
 
 
-def walk(root: Path, exclude: Iterable[str], tally: Tally) -> Iterator[Found]:
-    """Yield everything below root, folders before their content, in a fixed order; sockets and pipes are left out.
+def open_tree(root: Path) -> int:
+    """Open a directory that is no link.
+
+    :raises OSError: there is none such.
+    """
+    return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def walk(root: int, exclude: Iterable[str], tally: Tally) -> Iterator[Found]:
+    """Yield everything below root, an open directory, folders before their content, in a fixed order; sockets and pipes
+    are left out.
 
     Symbolic links are never followed, not even one that is put in a folder's place meanwhile: the tree may belong to a
     less privileged user.
@@ -148,11 +185,7 @@ def walk(root: Path, exclude: Iterable[str], tally: Tally) -> Iterator[Found]:
     :raises Refused: over a limit of tally, devices, or too deep.
     :raises OSError: unreadable, or changed while being read.
     """
-    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        yield from _walk(top, "", tuple(exclude), tally)
-    finally:
-        os.close(top)
+    yield from _walk(root, "", tuple(exclude), tally)
 
 
 def _walk(directory: int, prefix: str, exclude: tuple[str, ...], tally: Tally) -> Iterator[Found]:
@@ -197,22 +230,40 @@ def _file(directory: int, name: str, path: str, tally: Tally) -> Iterator[Found]
 
 def item_of(found: Found, size: int = 0, sha256: str = "") -> Item:
     """Return what is compared of a name that walk met; size and digest of a file as they were read."""
-    mode = stat.S_IMODE(found.info.st_mode)
+    mode, uid, gid = stat.S_IMODE(found.info.st_mode), found.info.st_uid, found.info.st_gid
     if stat.S_ISLNK(found.info.st_mode):
-        return Item(found.path, LINK, target=found.target)
+        return Item(found.path, LINK, target=found.target, uid=uid, gid=gid)
     if stat.S_ISDIR(found.info.st_mode):
-        return Item(found.path, DIRECTORY, mode)
-    return Item(found.path, FILE, mode, size, sha256)
+        return Item(found.path, DIRECTORY, mode, uid=uid, gid=gid)
+    return Item(found.path, FILE, mode, size, sha256, uid=uid, gid=gid, capability=capability_of(found.handle))
 
 
-def read_tree(root: Path, exclude: Iterable[str], tally: Tally) -> Summary:
-    """Read a directory and return its summary.
+def capability_of(handle: int) -> str:
+    """Return an open file's security.capability as hexadecimal digits; empty when it has none."""
+    try:
+        return os.getxattr(handle, CAPABILITY).hex()
+    except OSError as exc:
+        if exc.errno not in {errno.ENODATA, errno.ENOTSUP}:
+            raise
+        return ""
+
+
+def read_tree(root: Path | int, exclude: Iterable[str], tally: Tally) -> Summary:
+    """Read a directory (its path or a descriptor of it) and return its summary.
 
     :raises Refused: see walk.
     :raises OSError: see walk.
     """
-    items = []
-    for found in walk(root, exclude, tally):
+    top = root if isinstance(root, int) else open_tree(root)
+    try:
+        return summarise(_items(top, exclude, tally), os.fstat(top))
+    finally:
+        if top != root:
+            os.close(top)
+
+
+def _items(top: int, exclude: Iterable[str], tally: Tally) -> Iterator[Item]:
+    for found in walk(top, exclude, tally):
         size, digest = 0, hashlib.sha256()
         while found.handle >= 0:
             chunk = os.read(found.handle, CHUNK)
@@ -221,5 +272,4 @@ def read_tree(root: Path, exclude: Iterable[str], tally: Tally) -> Summary:
             tally.clock()
             size += len(chunk)
             digest.update(chunk)
-        items.append(item_of(found, size, digest.hexdigest()))
-    return summarise(items)
+        yield item_of(found, size, digest.hexdigest())

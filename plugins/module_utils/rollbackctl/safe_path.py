@@ -19,7 +19,9 @@ import os
 import pwd
 import stat
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from .errors import Refused, StepFailed
 
@@ -238,6 +240,27 @@ def _open_to_others(folder: os.stat_result, entry: os.stat_result | None, *, las
         return False
     # In a folder like /tmp only the owner of a name may change it; but everybody may make a new one.
     return last or entry is None or not folder.st_mode & stat.S_ISVTX or entry.st_uid != 0
+
+
+class Folder:
+    """A folder that was opened once, so that names in it stay those, whatever becomes of the way to it."""
+
+    def __init__(self, path: str) -> None:
+        """Open it.
+
+        :raises Refused, OSError: see open_folder.
+        """
+        self.path = path
+        self.handle = open_folder(path)
+        self._close = weakref.finalize(self, os.close, self.handle)
+
+    def at(self, name: str) -> Path:
+        """Return a path of a name in it that the kernel does not resolve again."""
+        return Path(f"/proc/self/fd/{self.handle}", name)
+
+    def said(self, text: object) -> str:
+        """Return a text with such paths as people know them."""
+        return str(text).replace(f"/proc/self/fd/{self.handle}", self.path)
 
 
 def open_folder(path: str) -> int:

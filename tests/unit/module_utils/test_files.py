@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,86 @@ def test_owner_and_mode_come_back_also_of_the_directory_itself(site: Site) -> No
         assert (info.st_uid, info.st_gid, info.st_mode & 0o7777) == (1234, 2345, mode)
 
 
+def test_who_owns_what_is_part_of_a_version_for_root(site: Site) -> None:
+    os.chown(site.path / "lib" / "one.py", 1234, 2345)
+    (site.root / "own").mkdir()
+    driver = site.driver(run="rb-own")
+    kept = driver.record(site.root / "own")
+    for path in (site.path / "lib" / "one.py", site.path):
+        os.chown(path, 4321, 5432)
+        live = driver.live(exact=True)
+        assert live.identity["tree"] == kept.identity["tree"]
+        assert not driver.matches(live, kept, exact=True)
+        assert "only owners differ, or the mode of the directory itself." in driver.check(live, kept).notes
+        driver.apply(kept)
+        assert driver.matches(driver.live(exact=True), kept, exact=True)
+    assert (site.path.stat().st_uid, (site.path / "lib" / "one.py").stat().st_uid) == (0, 1234)
+    site.path.chmod(0o700)
+    driver.apply(kept)
+    assert site.path.stat().st_mode & 0o777 == 0o755
+
+
+CHECK = """
+import json, os, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sys.path.insert(0, sys.argv[1])
+from rollbackctl.component import Place, Version
+from rollbackctl.files import FilesDriver
+order = json.loads(sys.argv[2])
+driver = FilesDriver(order["options"], Place())
+live, target = driver.live(exact=True), Version.from_dict(order["target"])
+finding = driver.check(live, target)
+print(json.dumps([driver.matches(live, target, exact=True), finding.problems, finding.notes]))
+"""
+
+
+def _as_nobody(path: Path, target: Version) -> Any:
+    order = {"options": {"name": "module", "path": str(path)}, "target": target.to_dict()}
+    command = [sys.executable, "-c", CHECK, str(ROOT / "plugins" / "module_utils"), json.dumps(order)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+
+
+def test_who_cannot_give_owners_or_capabilities_back_is_told() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        top = Path(folder)
+        top.chmod(0o755)
+        path = top / "module"
+        path.mkdir()
+        (path / "app").write_text("good")
+        os.chown(path / "app", 1234, 2345)
+        (top / "kept").mkdir()
+        options = {"name": "module", "path": str(path)}
+        driver = FilesDriver(options, Place(run="rb-1"))
+        kept = driver.record(top / "kept")
+        os.chown(path / "app", 0, 0)
+        assert _as_nobody(path, kept)[0], "it does not compare what it could not bring back"
+        (path / "app").write_text("bad")
+        same, problems, notes = _as_nobody(path, kept)
+        assert not same
+        assert any("names belong to root (1), user 1234 (1)" in note for note in notes), notes
+        assert not any("capabilities" in problem for problem in problems)
+
+        capability = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service+ep
+        os.setxattr(path / "app", "security.capability", capability)
+        (top / "capable").mkdir()
+        kept = driver.record(top / "capable")
+        os.removexattr(path / "app", "security.capability")
+        live = driver.live(exact=True)
+        assert not driver.matches(live, kept, exact=True)
+        assert any("app had capabilities" in problem for problem in _as_nobody(path, kept)[1])
+        driver.apply(driver.resolve(kept))
+        assert os.getxattr(path / "app", "security.capability") == capability
+        assert driver.matches(driver.live(exact=True), kept, exact=True)
+
+        backups = top / "backups"
+        backups.mkdir()
+        tar = ["tar", "-C", str(path), "--xattrs", "--xattrs-include=*", "-cf", str(backups / "a.tar"), "."]
+        subprocess.run(tar, check=True)
+        other = FilesDriver({**options, "backups": str(backups), "accept_unverified": True}, Place(run="rb-1"))
+        with pytest.raises(Refused, match=r"more rights than its user has \(capabilities\)"):
+            other.resolve("a.tar")
+
+
 def test_a_directory_that_was_deleted_comes_back_and_the_undo_takes_it_away(site: Site) -> None:
     subprocess.run(["rm", "-r", "--", str(site.path)], check=True)
     driver = site.driver()
@@ -289,7 +370,7 @@ def test_archive_made_from_inside_and_another_folder_name_are_taken_as_they_are(
     subprocess.run(["tar", "-C", str(site.path), "-cf", str(site.backups / "inside.tar"), "."], check=True)
     subprocess.run(["tar", "-C", str(site.path), "-cf", str(site.backups / "lib.tar"), "lib"], check=True)
     driver = site.driver(accept_unverified=True)
-    assert driver.resolve("inside.tar").identity == driver.live(exact=True).identity
+    assert driver.matches(driver.resolve("inside.tar"), driver.live(exact=True), exact=True)
     target = driver.resolve("lib.tar")
     driver.apply(target)
     assert sorted(path.name for path in site.path.iterdir()) == ["lib"]
