@@ -39,12 +39,11 @@ WHERE = {
     "restore_sqlite.wal.after": "damaged",
     "restore_sqlite.wal.middle": "damaged",
     "rollback_alembic.": "downgrade",
-    "rollback_alembic.health.": "in place",
-    "rollback_alembic.mend.": "in place, again",
+    "rollback_alembic.health.": "staged",
     "rollback_git.": "restore",
 }
 # What a watchdog says of a component that looks old or new from outside and is neither.
-UNFINISHED = ("in the middle of the step", "not deployed yet", "between (damaged database")
+UNFINISHED = ("not deployed yet", "between (damaged database")
 
 
 def scenario_of(failpoint: str) -> Scenario:
@@ -142,8 +141,8 @@ class Case:
         with self.store.locked(PATIENCE_SECONDS):  # it ends after its report
             pass
         said = read_document(report) or {}
-        # What was killed in place leaves a mark until it is mended, a deployment until it is over, and a damaged
-        # database is without the log that lay beside it: not for a watchdog.
+        # A deployment is unfinished until it is over, and a damaged database is without the log that lay beside it: not
+        # for a watchdog.
         unfinished = any(words in said["text"] for words in UNFINISHED)
         assert said["opened"] == (word in {outside.OLD, outside.NEW} and not unfinished), (word, said)
         assert bool(outside.running(self.shop)) == said["opened"], (word, said)

@@ -26,7 +26,7 @@ BUDGET_SECONDS = 60.0  # of the short way
 # Side by side when there is time for all of it: each lane has its share of the kills, and seeds that no other has.
 LANES = 4 if THOROUGH and not SEED else 1
 # Starting alembic takes a second, a dozen times a run: it has its turn when there is time for it.
-WEIGHTS = {"data": 4, "restore": 4, "online": 2, "damaged": 1, "downgrade": 1, "in place": 1}
+WEIGHTS = {"data": 4, "restore": 4, "online": 2, "damaged": 1, "downgrade": 1, "staged": 1}
 
 
 @pytest.mark.timeout(6 * 3600)
@@ -51,7 +51,7 @@ def test_random_kills(bench: Bench, table: list[tuple[str, ...]], lane: int, *, 
 def shop_of_a_seed(bench: Bench, seed: int, usual: dict[str, float], *, thorough: bool) -> int:
     """Break one shop, kill and go on; return how often something was killed."""
     dice = random.Random(seed)
-    names = [name for name in WEIGHTS if thorough or name not in {"downgrade", "in place"}]
+    names = [name for name in WEIGHTS if thorough or name not in {"downgrade", "staged"}]
     name = dice.choices(names, [WEIGHTS[name] for name in names])[0]
     case = Case(bench, next(scenario for scenario in SCENARIOS if scenario.name == name))
     if name not in usual:  # how long a run takes here and now

@@ -17,7 +17,7 @@ from .alembic_history import History
 from .alembic_loss import count_cost
 from .alembic_sqlite import SqliteDatabase, file_digest
 from .alembic_steps import Walker, seconds_needed
-from .alembic_ways import DOWN, NONE, PUT_BACK, UP, copy_of, find_way, irreversible, rehearse
+from .alembic_ways import DOWN, NONE, PUT_BACK, UP, copy_of, find_way, irreversible, rehearse, require_known
 from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Finding, Loss, Place, Version
 from .durable import now
 from .errors import Refused, StepFailed
@@ -39,9 +39,6 @@ class AlembicDriver(Driver):
         "rollback_alembic.swap.before",
         "rollback_alembic.swap.within",
         "rollback_alembic.swap.after",
-        "rollback_alembic.mend.before",
-        "rollback_alembic.mend.within",
-        "rollback_alembic.mend.after",
         "rollback_alembic.health.before",
     )
 
@@ -63,20 +60,21 @@ class AlembicDriver(Driver):
                 "Name it in the component; other databases are not supported by this role yet.",
             )
         wait = float(self.options.get("statement_timeout") or 30)
-        return SqliteDatabase(self.name, Path(str(self.options["database"])).resolve(), wait)
+        path = Path(str(self.options["database"])).resolve()
+        return SqliteDatabase(self.name, path, wait, table=self.command.version_table)
 
     @property
     def walker(self) -> Walker:
         """What goes from one revision to another on the database."""
-        return Walker(self.options, self.place.run, self.command, self.database)
+        return Walker(self.options, self.command, self.database)
 
-    def history(self) -> History:
-        """Return the project's migrations, read once.
+    def history(self, *needed: str) -> History:
+        """Return the project's migrations, read once. needed: revisions that are looked for in env.py, too.
 
         :raises Refused: when they cannot be read.
         """
-        if self._history is None:
-            self._history = self.command.history()
+        if self._history is None or not self._history.revisions.keys() >= set(needed):
+            self._history = self.command.history([*self.database.revisions(), *needed])
         return self._history
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -85,12 +83,14 @@ class AlembicDriver(Driver):
         """Read the revision from the database itself; the project's code is not run."""
         revisions = self.database.revisions()
         if not revisions:
+            found = self.database.version_tables()
+            hint = f"If its revision stands in {found[0]}, set version_table: {found[0]}. " if found else ""
             raise Refused(
-                f"{self.name}: {self.database.path} has no revision: alembic_version is missing or empty. Either this "
-                "is another database, or alembic never made its schema, or a 'downgrade base' or a broken migration "
-                "emptied it. Nothing was changed.",
-                "Check the path. If it is the right one, find out which revision its tables have and write it down "
-                "with 'alembic stamp REVISION', or restore the database.",
+                f"{self.name}: {self.database.path} has no revision: {self.database.table} is missing or empty. Either "
+                "this is another database, or alembic never made its schema, or a 'downgrade base' or a broken "
+                "migration emptied it. Nothing was changed.",
+                f"{hint}Check the path. If it is the right one, find out which revision its tables have and write it "
+                "down with 'alembic stamp REVISION', or restore the database.",
             )
         if len(revisions) > 1:
             raise Refused(
@@ -99,12 +99,6 @@ class AlembicDriver(Driver):
                 "Merge the branches, or, if one row is wrong, remove it by 'alembic stamp --purge REVISION'; or "
                 "restore the database.",
             )
-        unfinished = self.walker.unfinished()
-        if unfinished:
-            # Part of the identity, so that nobody takes a half-done step for the old state.
-            identity = {"revision": revisions[0], "unfinished": unfinished["to"]}
-            text = f"revision {revisions[0]}, in the middle of the step to {unfinished['to']}"
-            return Version(identity, text, taken=now())
         return Version({"revision": revisions[0]}, f"revision {revisions[0]}", taken=now())
 
     def resolve(self, want: Version | str) -> Version:
@@ -138,7 +132,7 @@ class AlembicDriver(Driver):
             "lossless": True,
         }
         here = str(live.identity["revision"])
-        problems = self._obstacles(live)
+        problems = self._obstacles()
         try:
             way = find_way(self.command, self.history, here, target)
         except Refused as refusal:
@@ -162,7 +156,7 @@ class AlembicDriver(Driver):
         if way.waits:
             notes.append("the migrations of this way are not in the project now: the code has to be put forward first")
         elif not problems:
-            rehearsal = rehearse(self.command, self.options, self.database, here, way)
+            rehearsal = rehearse(self.command, here, way)
             problems += rehearsal.problems
             notes += rehearsal.notes
             facts["sql"] = rehearsal.sql
@@ -186,9 +180,9 @@ class AlembicDriver(Driver):
             facts=facts,
         )
 
-    def _obstacles(self, live: Version) -> list[str]:
+    def _obstacles(self) -> list[str]:
         """Return what stands against changing this database at all."""
-        problems = self.database.obstacles()
+        problems = self.database.obstacles() + self.command.obstacles()
         damage = self.database.damage()
         if damage:
             problems.append(f"{self.name}: {self.database.path} is damaged: {damage}. Restore it instead.")
@@ -196,18 +190,11 @@ class AlembicDriver(Driver):
             problems.append(f"{self.name}: 'staged' needs 'health', the command to run after each step.")
         if self.options.get("strategy") == "restore" and not self.options.get("restored_by"):
             problems.append(f"{self.name}: strategy 'restore' needs 'restored_by', the component that restores it.")
-        if "unfinished" in live.identity:
-            run = self.walker.unfinished().get("run", "")
-            if run != self.place.run:
-                problems.append(
-                    f"{self.name}: run {run} was stopped in the middle of a migration and has to be ended first: "
-                    f"rollbackctl resume {run}, or rollbackctl undo {run}."
-                )
         return problems
 
     def _check_put_back(self, target: Version, problems: list[str], facts: dict[str, Any]) -> Finding:
         tables = newer_rows(str(self.database.path), str(copy_of(target)))
-        tables.pop("alembic_version", None)
+        tables.pop(self.database.table, None)
         newer = {table: counts for table, counts in tables.items() if counts.get("only_live") or counts.get("unknown")}
         differ = {table: counts for table, counts in tables.items() if counts.get("differ")}
         facts.update(direction="put_back", steps=[target.identity["revision"]], lossless=not (newer or differ))
@@ -219,13 +206,23 @@ class AlembicDriver(Driver):
             loss = Loss(since=target.taken, text=f"{', '.join(phrases)} written since {target.taken}", tables=tables)
         return self._finding(problems, loss, notes, facts, 1)
 
+    def ready(self) -> list[str]:
+        """Try the project's alembic, without a step, unless the profile leaves the schema to a restore."""
+        if self.options.get("strategy") == "restore":
+            return []
+        try:
+            here = str(self.live(exact=True).identity["revision"])
+            require_known(self.command, self.history(), here)
+            problem = "" if self.command.obstacles() else self.command.try_out(here)
+        except Refused as refusal:
+            problem = " ".join(part for part in (refusal.message, refusal.next_step) if part)
+        return [*self._obstacles(), *([problem] if problem else [])]
+
     # -- changing ----------------------------------------------------------------------------------------------------
 
     def stage(self, target: Version) -> None:
-        """Migrate a copy while traffic still flows, where env.py allows it: a step that fails is found out here."""
+        """Migrate a copy while traffic still flows: a step that fails is found out here."""
         here = str(self.live(exact=True).identity["revision"])
-        if not self.options.get("url_environment"):
-            return
         way = find_way(self.command, self.history, here, target)
         if way.waits or way.direction not in {DOWN, UP}:
             return
@@ -239,10 +236,6 @@ class AlembicDriver(Driver):
     def record(self, into: Path) -> Version:
         """Keep the revision, a copy of the database, and which migrations it is made of."""
         reading = self.live(exact=True)
-        if "unfinished" in reading.identity:
-            raise Refused(
-                f"{self.name}: the database is {reading.text}: that is no state to keep.", "rollbackctl resume RUN"
-            )
         path = into / COPY
         taken = now()
         self.database.copy_to(path)
@@ -258,7 +251,6 @@ class AlembicDriver(Driver):
     def apply(self, target: Version) -> None:
         """Go to the target step by step, or put the recorded copy back where an upgrade could not bring rows back."""
         walker = self.walker
-        walker.mend()
         here = str(self.live(exact=True).identity["revision"])
         way = find_way(self.command, self.history, here, target)
         copy = copy_of(target)
@@ -280,9 +272,6 @@ class AlembicDriver(Driver):
     def state(self, entry: Entry, *, opened: bool) -> tuple[str, Version]:
         """Read the component against the plan; a revision on the way between live and target can go on."""
         reading = self.live(exact=True)
-        if "unfinished" in reading.identity:
-            ours = self.walker.unfinished().get("run") == self.place.run
-            return (BETWEEN if ours else OTHER), reading
         if self.matches(reading, entry.target, exact=not opened):
             return TARGET, reading
         if self.matches(reading, entry.live, exact=False):
@@ -292,5 +281,5 @@ class AlembicDriver(Driver):
         return (BETWEEN if here in entry.finding.facts.get("steps", ()) else OTHER), reading
 
     def finalize(self) -> list[str]:
-        """Remove what a killed run may have left beside the database, unless a step is unfinished."""
-        return [] if self.walker.unfinished() else self.walker.clean_up()
+        """Remove what a killed run may have left beside the database."""
+        return self.walker.clean_up()

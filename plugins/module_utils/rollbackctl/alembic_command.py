@@ -1,48 +1,37 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs the project's alembic: which command, in which environment, for how long, and with what left out of messages.
+"""Runs the project's alembic, or its own command for it: in which environment, for how long, on which copy, and with
+what left out of messages.
 
-env.py and migrations are code of the project: they run with the module's own user, a deadline and an environment that
-holds nothing but what the component names.
+env.py and migrations are code of the project: they run with a deadline and an environment that holds nothing but what
+the component names, and they are given a copy of the database, never the database.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 
-from . import alembic_reader
+from . import alembic_child, alembic_reader
 from .alembic_history import History
-from .errors import DeadlineExceeded, Refused
+from .alembic_sqlite import quoted
+from .errors import DeadlineExceeded, Refused, RollbackError, StepFailed
 from .names import printable
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)([^@\s]+)@")
 _TAIL = 1200  # characters of a command's own words in a message
-
-# Ends alembic when the module is killed: a migration must not go on while a resumed run starts another one (prctl(2),
-# PR_SET_PDEATHSIG = 1). In a container there is no such parent, and the line does nothing.
-_START = """\
-import ctypes, json, os, signal, sys
-try:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
-except (OSError, AttributeError):
-    pass
-if os.getppid() != int(sys.argv[1]):
-    raise SystemExit("the process that started alembic is gone")
-from alembic.config import main
-for arguments in json.loads(sys.argv[2]):
-    main(arguments, prog="alembic")
-    print("\\x1e", flush=True)
-"""
-# What stands after the output of each command that succeeded.
-_ENDED = "\x1e\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +43,19 @@ class Ended:
     tail: str
 
 
-def where_it_runs(options: Mapping[str, Any]) -> list[str]:
-    """Return the beginning of every command that starts the project's Python: here, the one of its environment."""
-    return [str(options["python"])]
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What env.py does without a change. problem: why a migration of the database would not work; empty when it would.
+
+    sql: what alembic would send; empty where it cannot say beforehand.
+    """
+
+    problem: str
+    sql: str
+
+
+def _source(module: ModuleType) -> str:
+    return str(module.__loader__.get_source(module.__name__))  # type: ignore[union-attr]
 
 
 def redacted(text: str, environment: Mapping[str, str]) -> str:
@@ -75,29 +74,29 @@ class Command:
     """The commands of one component, from its options."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = options
         self.name: str = options["name"]
         self.project = str(options["project"])
         self.config = str(options.get("config") or "alembic.ini")
+        self.python = str(options["python"])
+        self.database = os.path.realpath(str(options.get("database") or ""))
+        self.version_table = str(options.get("version_table") or "alembic_version")
         self.seconds = float(options.get("timeout") or 120)
         self.given = {str(key): str(value) for key, value in (options.get("environment") or {}).items()}
-        self.prefix = where_it_runs(options)
+        self.x = {str(key): str(value) for key, value in (options.get("x_arguments") or {}).items()}
 
-    def history(self) -> History:
-        """Read the migrations that are in the project now.
+    # -- asking alembic ----------------------------------------------------------------------------------------------
+
+    def history(self, needed: Sequence[str] = ()) -> History:
+        """Read the migrations that are in the project now. needed: revisions for which env.py is asked, too.
 
         :raises Refused: when they cannot be read, or one that others build upon is missing.
         """
         self._require_project()
-        source = alembic_reader.__loader__.get_source(alembic_reader.__name__)  # type: ignore[union-attr]
-        config = os.path.join(self.project, self.config)
-        ended = self.run([*self.prefix, "-", config], stdin=source)
-        try:
-            document = json.loads(ended.output)
-        except ValueError:
-            document = {"error": ended.tail or f"exit code {ended.code}", "missing": []}
+        with tempfile.TemporaryDirectory(prefix="rollbackctl-") as folder:
+            document = self._ask(Path(folder, "empty.sqlite"), {"do": "history", "needed": list(needed)})[0]
         if "error" not in document:
             return History.from_dicts(document["revisions"], document["heads"])
-        error = printable(self.redacted(str(document["error"])))
         if document["missing"]:
             missing = ", ".join(document["missing"])
             raise Refused(
@@ -107,36 +106,157 @@ class Command:
                 "migrations of the new code.",
             )
         raise Refused(
-            f"{self.name}: the migrations in {self.project} cannot be read: {error}. Nothing was changed.",
-            f"Try it by hand: cd {self.project} && {' '.join(self.prefix)} -m alembic -c {self.config} history",
+            f"{self.name}: the migrations in {self.project} cannot be read: {document['error']}. Nothing was changed.",
+            f"Try it by hand: cd {self.project} && {self.python} -m alembic -c {self.config} history",
         )
 
+    def look(self, verb: str, here: str, there: str) -> Look:
+        """Run env.py on an empty database, to see whether it means ours, and render the SQL where alembic can."""
+        if self.own(verb):
+            return Look("", "")
+        questions = [{"do": "look"}, {"do": "sql", "verb": verb, "from": here, "to": there}]
+        with tempfile.TemporaryDirectory(prefix="rollbackctl-") as folder:
+            copy = Path(folder, "empty.sqlite")
+            answers = self._ask(copy, *questions)
+        if "error" in answers[0]:
+            return Look(f"{self.name}: env.py failed: {answers[0]['error']}.", "")
+        return Look(self._not_ours(answers[0]["seen"], copy), answers[1].get("sql", ""))
+
+    def go(self, verb: str, arrival: str, copy: Path) -> None:
+        """Migrate a copy, all steps in one process. verb: upgrade or downgrade.
+
+        :raises StepFailed: the command failed, or did not run on the copy.
+        :raises DeadlineExceeded: when it took longer than the component's timeout; it was killed then.
+        """
+        argv = [self._filled(word, copy, arrival) for word in self.own(verb)]
+        if argv:
+            ended = self.run(argv, more=self._handed(copy), merge=True)
+            if ended.code != 0:
+                raise StepFailed(f"{self.name}: {json.dumps(argv)} failed (exit {ended.code}): {ended.tail}.")
+            return
+        answer = self._ask(copy, {"do": verb, "to": arrival})[0]
+        if "error" in answer:
+            raise StepFailed(f"{self.name}: 'alembic {verb} {arrival}' failed: {answer['error']}.")
+        problem = self._not_ours(answer["seen"], copy)
+        if problem:
+            raise StepFailed(problem, "Compare the component's 'database' with the address that env.py uses.")
+
+    def try_out(self, here: str) -> str:
+        """Run a migration from `here` to `here`, which changes nothing, on an empty database; return what is wrong.
+
+        Nothing is done to the live database, also where the command does not take the address that it is given.
+        """
+        with tempfile.TemporaryDirectory(prefix="rollbackctl-") as folder:
+            copy = Path(folder, "empty.sqlite")
+            try:
+                self._stamp(copy, here)
+                for verb in ["downgrade"] + ["upgrade"] * bool(self.own("upgrade")):
+                    self.go(verb, here, copy)
+            except RollbackError as error:
+                return error.message
+            for verb in filter(self.own, ("downgrade", "upgrade")):
+                self._stamp(copy, "no such revision")
+                with contextlib.suppress(RollbackError):
+                    self.go(verb, here, copy)
+                    return (
+                        f"{self.name}: {json.dumps(self.own(verb))} does not take the address of the database that it "
+                        "is given: it works as well where that database holds no revision of this project."
+                    )
+        return ""
+
+    def _stamp(self, copy: Path, revision: str) -> None:
+        with contextlib.closing(sqlite3.connect(copy)) as connection, connection:
+            table = quoted(self.version_table)
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+            connection.execute(f"DELETE FROM {table}")  # noqa: S608 - quoted
+            connection.execute(f"INSERT INTO {table} VALUES (?)", (revision,))  # noqa: S608 - quoted
+
+    def own(self, verb: str) -> list[str]:
+        """Return the application's own command for this verb; empty where it is alembic's."""
+        return [str(word) for word in self.options.get(f"{verb}_command") or []]
+
+    def obstacles(self) -> list[str]:
+        """Return what in the options cannot work together."""
+        words = [*self.own("downgrade"), *self.own("upgrade")]
+        told = self.options.get("url_environment") or any("{url}" in word or "{database}" in word for word in words)
+        if not words or told:
+            return []
+        problem = f"{self.name}: its own commands have to be told which copy to migrate: set 'url_environment', or "
+        return [problem + "write {url} or {database} where they take it."]
+
+    def _ask(self, copy: Path, *questions: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return alembic's answers; the last one says `error` where a question could not be answered."""
+        hands = bool(self.options.get("url_environment")) or any("{" in value for value in self.x.values())
+        setup = {
+            "reader": _source(alembic_reader),
+            "config": self.config,
+            "section": str(self.options.get("section") or "alembic"),
+            "flask_app": str(self.options.get("flask_app") or ""),
+            "x": [f"{key}={self._filled(value, copy)}" for key, value in self.x.items()],
+            "version_locations": [str(place) for place in self.options.get("version_locations") or ()],
+            "version_table": self.version_table,
+            "live": self.database,
+            "copy": os.path.realpath(copy),
+            "lead": not hands,
+            "parent": os.getpid(),
+        }
+        stdin = json.dumps({"setup": setup, "questions": questions})
+        ended = self.run([self.python, "-c", _source(alembic_child)], stdin=stdin, more=self._handed(copy))
+        try:
+            answers: list[dict[str, Any]] = json.loads(ended.output)
+        except ValueError:
+            answers = [{"error": f"exit {ended.code}: {ended.tail}", "missing": [], "seen": []}]
+        for answer in answers:
+            if "error" in answer:
+                text = printable(self.redacted(str(answer["error"])))
+                answer["error"] = text if text in ended.tail else f"{text}: {ended.tail}" if ended.tail else text
+        return answers
+
+    def _not_ours(self, seen: Sequence[Mapping[str, Any]], copy: Path) -> str:
+        """Return why what env.py did was not done to the copy; empty when it was."""
+        path = os.path.realpath(copy)
+        tables = {str(place["table"]) for place in seen if place["file"] == path}
+        if self.version_table in tables:
+            return ""
+        if tables:
+            return (
+                f"{self.name}: env.py counts revisions in {', '.join(sorted(tables))}, not in {self.version_table}. "
+                f"Set the component's version_table: {min(tables)}"
+            )
+        others = ", ".join(sorted({str(place["file"] or place["dialect"]) for place in seen})) or "none at all"
+        return (
+            f"{self.name}: env.py uses another database than {self.database}: {others}. Compare 'database' with the "
+            f"address in env.py or {self.config}; where it comes from a variable, name it in 'url_environment'."
+        )
+
+    def _handed(self, copy: Path) -> dict[str, str]:
+        variable = self.options.get("url_environment")
+        return {str(variable): self._filled("{url}", copy)} if variable else {}
+
+    def _filled(self, text: str, copy: Path, revision: str = "") -> str:
+        url = str(self.options.get("url") or "sqlite:///{database}")
+        text = text.replace("{url}", url).replace("{revision}", revision)
+        return text.replace("{database}", os.path.realpath(copy))
+
     def redacted(self, text: str) -> str:
-        """Return text without the values of the component's environment."""
-        return redacted(text, self.given)
+        """Return text without the values of the component's environment and -x arguments."""
+        return redacted(text, {**self.given, **self.x})
 
     def _require_project(self) -> None:
-        if not os.path.isfile(os.path.join(self.project, self.config)):
+        places = [os.path.join(self.project, name) for name in (self.config, "pyproject.toml")]
+        if not any(os.path.isfile(place) for place in places):
             raise Refused(
-                f"{self.name}: there is no {self.config} in {self.project}. Nothing was changed.",
+                f"{self.name}: there is neither {self.config} nor pyproject.toml in {self.project}. "
+                "Nothing was changed.",
                 "Correct the component's 'project' (the directory that holds it) or 'config'.",
             )
-        if not os.access(self.prefix[0], os.X_OK):
+        if not os.access(self.python, os.X_OK):
             raise Refused(
-                f"{self.name}: {self.prefix[0]} is missing or not executable. Nothing was changed.",
+                f"{self.name}: {self.python} is missing or not executable. Nothing was changed.",
                 "Set the component's 'python' to the interpreter of the environment that has the project's alembic.",
             )
 
-    def alembic(self, *commands: Sequence[str], more: Mapping[str, str] | None = None) -> tuple[Ended, list[str]]:
-        """Run alembic commands in the project, in one process until one fails: each start takes half a second.
-
-        :param more: further environment variables.
-        :returns: how it ended, and the output of each command that succeeded.
-        :raises DeadlineExceeded: when it took longer than the component's timeout; it was killed then.
-        """
-        words = json.dumps([["-c", self.config, *arguments] for arguments in commands])
-        ended = self.run([*self.prefix, "-c", _START, str(os.getpid()), words], more=more)
-        return ended, ended.output.split(_ENDED)[:-1]
+    # -- one command -------------------------------------------------------------------------------------------------
 
     def run(
         self,
@@ -153,7 +273,13 @@ class Command:
         :raises DeadlineExceeded: when it was killed, with all its children, after `seconds` (default: timeout).
         """
         seconds = seconds or self.seconds
-        environment = {"PATH": _PATH, "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", **self.given, **(more or {})}
+        environment = {
+            "PATH": f"{os.path.dirname(self.python)}:{_PATH}",
+            "LC_ALL": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **self.given,
+            **(more or {}),
+        }
         try:
             process = subprocess.Popen(
                 list(argv),

@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reads a project's migrations; runs inside the project's own virtual environment, fed to its Python on stdin.
+"""Reads a project's migrations; runs inside the project's own virtual environment, as a part of alembic_child.
 
-Standard library and alembic only, and no relative import: on the other side there is nothing else. It never runs env.py
-and connects to no database. Its answer is one JSON document on stdout; what migrations print while they are loaded goes
-to stderr. Because alembic's own loader executes each migration file's top level, it is run with a timeout and no more
-rights than the module has.
+Standard library only, and no relative import: on the other side there is nothing else. Because alembic's own loader
+executes each migration file's top level, it is run with a timeout and with the rights of the project's owner.
 """
 
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
-import sys
 import warnings
 from typing import Any
 
@@ -169,15 +165,12 @@ def _many(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def read_revisions(config: str) -> dict[str, Any]:
-    """Return heads and revisions of the project whose alembic.ini is config, or an error with what is missing."""
-    from alembic.config import Config  # noqa: PLC0415 - only there on the project's side
-    from alembic.script import ScriptDirectory  # noqa: PLC0415 - the same
-
+def read_revisions(open_directory: Any) -> dict[str, Any]:
+    """Return heads and revisions of the ScriptDirectory that the function opens, or an error with what is missing."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            directory = ScriptDirectory.from_config(Config(config))
+            directory = open_directory()
             scripts = list(directory.walk_revisions("base", "heads"))
             heads = list(directory.get_heads())
         except Exception as exc:  # noqa: BLE001 - a migration file may raise anything while it is loaded
@@ -200,19 +193,3 @@ def read_revisions(config: str) -> dict[str, Any]:
             "downgrade": read_change(source, "downgrade"),
         })  # fmt: skip
     return {"heads": heads, "revisions": revisions}
-
-
-def main() -> None:
-    """Print the answer for the alembic.ini named by the first argument."""
-    answer = os.dup(1)
-    os.dup2(2, 1)  # a migration that prints must not spoil the answer
-    try:
-        document = read_revisions(sys.argv[1])
-    except ImportError as exc:
-        document = {"error": f"alembic cannot be imported: {exc}", "missing": []}
-    with os.fdopen(answer, "w", encoding="utf-8") as file:
-        json.dump(document, file)
-
-
-if __name__ == "__main__":
-    main()

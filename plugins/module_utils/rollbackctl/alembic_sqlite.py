@@ -51,14 +51,21 @@ class SqliteDatabase:
     """One SQLite file.
 
     finished: nobody writes it any more (a copy in the store): it is read without locks and nothing appears beside it.
-    wait: seconds to wait for a lock.
+    wait: seconds to wait for a lock. table: where alembic keeps the revision.
     """
 
-    def __init__(self, name: str, path: Path, wait: float, *, finished: bool = False) -> None:
+    def __init__(
+        self, name: str, path: Path, wait: float, *, finished: bool = False, table: str = "alembic_version"
+    ) -> None:
         self.name = name
         self.path = path
         self.wait = wait
         self.finished = finished
+        self.table = table
+
+    def at(self, path: Path) -> SqliteDatabase:
+        """Return a copy of this database that is at path."""
+        return SqliteDatabase(self.name, path, self.wait, table=self.table)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -87,14 +94,18 @@ class SqliteDatabase:
             ) from exc
 
     def revisions(self) -> tuple[str, ...]:
-        """Return the rows of alembic_version; none when the table is missing or empty."""
+        """Return the rows of the version table; none when it is missing or empty."""
         with self.reading() as connection:
-            found = connection.execute(
-                "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'"
-            ).fetchone()
-            if found is None:
+            if "version_num" not in self._columns(connection, self.table):
                 return ()
-            return tuple(str(row[0]) for row in connection.execute("SELECT version_num FROM alembic_version"))
+            rows = connection.execute(f"SELECT version_num FROM {quoted(self.table)}")  # noqa: S608 - quoted
+            return tuple(str(row[0]) for row in rows)
+
+    def version_tables(self) -> list[str]:
+        """Return the tables that look like alembic's: one column, version_num."""
+        with self.reading() as connection:
+            tables = [str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            return [table for table in tables if self._columns(connection, table) == {"version_num"}]
 
     def count_rows(self, table: str) -> int | None:
         """Return how many rows the table has; None when there is no such table."""
@@ -144,10 +155,6 @@ class SqliteDatabase:
         return found
 
     # -- changing ----------------------------------------------------------------------------------------------------
-
-    def url(self) -> str:
-        """Return the database as SQLAlchemy names it."""
-        return f"sqlite:///{self.path}"
 
     def copy_to(self, path: Path) -> None:
         """Make path a whole and durable copy of what is committed now; what was at path is replaced at the end."""

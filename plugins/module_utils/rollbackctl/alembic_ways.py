@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 from .alembic_command import Command
 from .alembic_history import History, NoPath, Steps
@@ -54,7 +53,7 @@ def thrown_away(name: str, here: str, target: Version) -> Cost | None:
     return count_cost(SqliteDatabase(name, copy, 5, finished=True), undone)
 
 
-def find_way(command: Command, read_history: Callable[[], History], here: str, target: Version) -> Way:
+def find_way(command: Command, read_history: Callable[[str], History], here: str, target: Version) -> Way:
     """Return the way from the revision `here` to the target.
 
     :raises Refused: there is none, or it would be an upgrade that nobody recorded.
@@ -65,11 +64,16 @@ def find_way(command: Command, read_history: Callable[[], History], here: str, t
     cost = thrown_away(command.name, here, target)
     if cost is not None and not cost.nothing:
         return Way(PUT_BACK, Steps(forward=True, undone=(), arrivals=(there,)))
-    history = read_history()
+    history = read_history(there)
     if cost is not None and there not in history.revisions:
         recorded = History.from_dicts(target.artefacts.get("history", ()), ())
         return Way(UP, recorded.steps(here, there), waits=True)
-    _require_known(command, history, here, there)
+    require_known(command, history, here)
+    if there not in history.revisions:
+        raise Refused(
+            f"{command.name}: revision {there} is not among the migrations in {command.project}.",
+            "Put the commit or image that contains it into the project directory.",
+        )
     try:
         steps = history.steps(here, there)
     except NoPath as exc:
@@ -86,7 +90,11 @@ def find_way(command: Command, read_history: Callable[[], History], here: str, t
     return Way(UP if steps.forward else DOWN, steps)
 
 
-def _require_known(command: Command, history: History, here: str, there: str) -> None:
+def require_known(command: Command, history: History, here: str) -> None:
+    """Stop when the project lacks the migration that the database is at.
+
+    :raises Refused: it does.
+    """
     if here not in history.revisions:
         raise Refused(
             f"{command.name}: the database is at revision {here}, which is not among the migrations in "
@@ -94,11 +102,6 @@ def _require_known(command: Command, history: History, here: str, there: str) ->
             "if no version of the code has it, the revision was stamped by hand.",
             f"Put the commit or image that contains it into the project directory (git log --all -- '*{here}*' finds "
             "the commit), or restore the database.",
-        )
-    if there not in history.revisions:
-        raise Refused(
-            f"{command.name}: revision {there} is not among the migrations in {command.project}.",
-            "Put the commit or image that contains it into the project directory.",
         )
 
 
@@ -121,30 +124,12 @@ class Rehearsal:
     sql: str
 
 
-def rehearse(command: Command, options: Mapping[str, Any], database: SqliteDatabase, here: str, way: Way) -> Rehearsal:
+def rehearse(command: Command, here: str, way: Way) -> Rehearsal:
     """Prove that env.py means this database, or takes the address it is given, and render the SQL where it can."""
-    variable = str(options.get("url_environment") or "")
-    probe = {variable: "sqlite://"} if variable else {}  # an empty database in memory
-    problems = []
-    verb = UP if way.steps.forward else DOWN
-    render = [verb, f"{here}:{way.steps.arrivals[-1]}", "--sql"]
-    ended, outputs = command.alembic(["current"], render, more=probe)
-    shown = {line.split(" ")[0] for line in outputs[0].splitlines()} if outputs else set()
-    if not outputs:
-        problems.append(f"{command.name}: 'alembic current' failed (exit {ended.code}): {ended.tail}.")
-    elif variable and here in shown:
-        problems.append(
-            f"{command.name}: env.py does not take the database's address from {variable}: given another address it "
-            "still reads this database. Correct env.py, or leave 'url_environment' out (then it is migrated in place)."
-        )
-    elif not variable and here not in shown:
-        problems.append(
-            f"{command.name}: {database.path} is at revision {here}, but alembic does not read that: env.py uses "
-            f"another database. Compare 'database' with the address in env.py or {command.config}."
-        )
-    if problems:
-        return Rehearsal(tuple(problems), (), "")
-    if len(outputs) > 1:
-        return Rehearsal((), (), command.redacted(outputs[1])[:_SQL_SHOWN])
+    seen = command.look(UP if way.steps.forward else DOWN, here, way.steps.arrivals[-1])
+    if seen.problem:
+        return Rehearsal((seen.problem,), (), "")
+    if seen.sql:
+        return Rehearsal((), (), command.redacted(seen.sql)[:_SQL_SHOWN])
     note = "the SQL cannot be shown beforehand: a migration has to look at the database first (batch mode)"
     return Rehearsal((), (note,), "")

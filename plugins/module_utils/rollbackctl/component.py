@@ -197,6 +197,11 @@ class Driver(ABC):
     def check(self, live: Version, target: Version) -> Finding:
         """Prove that going from live to target can work (tools, rights, space, reversibility): all problems at once."""
 
+    def ready(self) -> list[str]:
+        """Return what would stand in the way of an incident's run whatever its target is, each a sentence with what to
+        do; asked when a checkpoint is taken. Nothing is changed."""
+        return []
+
     def matches(self, reading: Version, version: Version, *, exact: bool) -> bool:
         """Say whether a reading is that version: equal identities, apart from exact_keys unless exact."""
         left_out = () if exact else self.exact_keys

@@ -21,6 +21,7 @@ from .journal import Journal, fence_is_closed, written_since_applied
 from .names import printable
 from .plan import Plan, Proposal
 from .readback import CAPTURED_LAYERS, blank_place, captured, place_of, reads_as_kept
+from .ready import require_ready
 from .registry import drivers_of
 from .step import changing_step, deadline
 from .store import Store, open_store
@@ -444,6 +445,8 @@ def _verify(work: Work) -> None:
 def _checkpoint(work: Work) -> None:
     run = work.run
     with changing_step(work.store, str(run["id"]), int(run["token"])) as journal:
+        if run["kind"] == "checkpoint":
+            require_ready(work.drivers)
         for driver in work.drivers:
             began = time.monotonic()
             named = run.get("to", {}).get(driver.name)

@@ -94,12 +94,8 @@ def test_a_failing_second_step_leaves_a_whole_database(sample: Sample, variable:
         subject.apply(subject.resolve(NOTE))
     assert "half" not in sample.columns("orders")
     assert sample.beside() == []
-    if variable:
-        assert sample.dump() == before
-        assert "the database itself was not touched" in caught.value.message
-    else:
-        assert sample.revision() == [PHONE]
-        assert f"at revision {PHONE}" in caught.value.message
+    assert sample.dump() == before
+    assert "the database itself was not touched" in caught.value.message
 
 
 def test_stage_finds_a_failing_step_before_anything_is_changed(sample: Sample) -> None:
@@ -118,7 +114,8 @@ def test_stage_finds_a_failing_step_before_anything_is_changed(sample: Sample) -
 def test_a_writer_during_the_migration_stops_it(sample: Sample) -> None:
     writes = f"import sqlite3; c = sqlite3.connect({str(sample.database)!r})"
     writes += "; c.execute('DELETE FROM orders'); c.commit()"
-    sample.write(AUDIT, PHONE, downgrade=f'exec("{writes}")\nop.drop_index("by_total", "orders")')
+    another = f'import subprocess, sys\nsubprocess.run([sys.executable, "-c", "{writes}"], check=True)'
+    sample.write(AUDIT, PHONE, downgrade=f'{another}\nop.drop_index("by_total", "orders")')
     subject = driver(sample)
     with pytest.raises(StateOther, match="somebody wrote"):
         subject.apply(subject.resolve(PHONE))
