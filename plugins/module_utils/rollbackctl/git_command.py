@@ -63,7 +63,7 @@ _INHERITED = (
     "GIT_SSL_CAINFO",
     "KRB5CCNAME",
 )
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s']+@")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s']+@")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -140,11 +141,26 @@ def test_messages_cannot_drive_a_terminal(lab: Lab) -> None:
     assert text.isprintable()
 
 
-def test_credentials_in_an_address_are_not_shown(lab: Lab) -> None:
-    git(lab.server, "remote", "set-url", "origin", "https://deploy:canary-7c21@localhost:1/x.git")
+@pytest.mark.parametrize("secret", ["canary-7c21", "canary@7c21"])
+def test_credentials_in_an_address_are_not_shown(lab: Lab, tmp_path: Path, secret: str) -> None:
+    """Git leaves them out of its own messages; a server, or what stands before it, says what it likes."""
+    git(lab.server, "remote", "set-url", "origin", f"https://deploy:{secret}@localhost:1/x.git")
     with pytest.raises(Refused, match="ls-remote") as refusal:
         lab.driver().live(exact=True)
-    assert "canary-7c21" not in refusal.value.message
+    assert "7c21" not in refusal.value.message
+    server = tmp_path / "refuses"
+    server.write_text(f"#!/bin/sh\necho 'moved to https://deploy:{secret}@git.example/x.git' >&2\nexit 1\n")
+    server.chmod(0o755)
+    git(lab.server, "remote", "set-url", "origin", str(lab.shared))
+    git(lab.server, "config", "remote.origin.uploadpack", str(server))
+    plain = subprocess.run(
+        ["git", "-C", str(lab.server), "ls-remote", "origin"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert f"deploy:{secret}@" in plain.stderr, "git itself tells it"
+    with pytest.raises(Refused, match="ls-remote") as refusal:
+        lab.driver().live(exact=True)
+    assert "moved to https://***@git.example/x.git" in refusal.value.message
+    assert "7c21" not in refusal.value.message
 
 
 def test_a_remote_that_never_answers_is_given_up(lab: Lab, tmp_path: Path) -> None:
