@@ -22,9 +22,11 @@ from ansible.module_utils.rollbackctl.component import Version
 from ansible.module_utils.rollbackctl.env_file import EnvFileDriver
 from ansible.module_utils.rollbackctl.errors import Refused, StepFailed
 from ansible.module_utils.rollbackctl.files import FilesDriver
+from ansible.module_utils.rollbackctl.git import GitDriver
 from ansible.module_utils.rollbackctl.safe_path import open_folder, ourselves, worker
 
 from tests.unit.module_utils import sqlite_parts
+from tests.unit.module_utils.git_lab import commit, git
 
 HIM = 65534  # the service's user
 MODULE_UTILS = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
@@ -227,6 +229,58 @@ def test_settings_below_a_link_of_his_are_not_read(place: Place) -> None:
     driver = EnvFileDriver({"name": "env", "path": str(place.his / "link" / "shop.env")}, RunPlace())
     with pytest.raises(Refused, match="is reached through the link"):
         driver.live(exact=True)
+
+
+# -- git ---------------------------------------------------------------------------------------------------------------
+
+GIT = """
+import json, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from rollbackctl.component import Place, Version
+from rollbackctl.git import GitDriver
+job = json.loads(sys.argv[2])
+place = Place("rb-20261121-093015-4f2a", pathlib.Path(job["work"]), "")
+GitDriver(job["options"], place).apply(Version.from_dict(job["target"]))
+"""
+
+
+def _checkout(place: Place, monkeypatch: pytest.MonkeyPatch) -> tuple[GitDriver, Version]:
+    """A checkout of his, and the version that it had before its last commit."""
+    temporary = place.top / "tmp"
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    app, work = place.his / "app", place.state / "work"
+    work.mkdir()
+    git(place.his, "init", "--quiet", "--initial-branch=main", "app")
+    good = commit(app, "Good", file="good\n")
+    commit(app, "Bad", file="bad\n")
+    place.give(app)
+    options = {"name": "code", "repository": str(app), "branch": "main", "work_tree": "update"}
+    driver = GitDriver(options, RunPlace(run="rb-20261121-093015-4f2a", work=work))
+    return driver, driver.resolve(good)
+
+
+def test_an_index_that_is_swapped_discloses_no_other_file(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, target = _checkout(place, monkeypatch)
+    job = {"options": dict(driver.options), "work": str(driver.place.work), "target": target.to_dict()}
+    swap = f"import os, glob; found = glob.glob({str(place.top / 'tmp')!r} + '/rollbackctl-git-*/index'); "
+    swap += f"[(os.unlink(one), os.symlink({str(place.canary)!r}, one)) for one in found]; open('swapped', 'w')"
+    before = place.look()
+    place.run([sys.executable, "-c", GIT, str(MODULE_UTILS), json.dumps(job)], "rollback_git.files.after", swap)
+    assert (place.his / "swapped").exists()
+    assert place.look() == before
+    content = b"".join(file.read_bytes() for file in place.his.rglob("*") if file.is_file() and not file.is_symlink())
+    assert b"known to root only" not in content
+
+
+def test_a_repository_of_root_in_his_folder_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, _ = _checkout(place, monkeypatch)
+    shutil.move(place.his / "app" / ".git", place.roots / "git")
+    os.chown(place.roots / "git", 0, 0)
+    (place.his / "app" / ".git").symlink_to(place.roots / "git")
+    with pytest.raises(Refused, match=r"belongs to root, but .* can be changed by"):
+        GitDriver(driver.options, driver.place).live(exact=True)
 
 
 # -- as whom -----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ identifies a version is therefore the tree, not the commit.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import shutil
@@ -26,7 +27,8 @@ from .git_worktree import WorkTree
 from .names import printable
 
 _AUTHOR = ("rollbackctl", "rollbackctl@localhost")
-_DEPLOY, _FILES = "deploy", "work_tree"  # identity keys, only there when a reading is not what its tree says
+# Identity keys, only there when a reading is not what its tree says.
+_DEPLOY, _FILES, _BITS = "deploy", "work_tree", "executable_bits"
 
 
 class GitDriver(Driver):
@@ -90,11 +92,22 @@ class GitDriver(Driver):
             elif files.tree != tree:
                 identity[_FILES] = files.tree
                 text += f", the checkout is at {files.commit[:7]}"
+            if files.bits:
+                identity[_BITS] = f"lost ({len(files.bits)} paths)"
+                artefacts["bits"] = list(files.bits[:20])
+                text += f", {len(files.bits)} files lost their executable bit"
         order = Order.read(self.place.work)
         if order and order.tree == tree and not order.deployed:
             identity[_DEPLOY] = "pending"
             text += ", not deployed yet"
         return Version(identity, text, now(), artefacts)
+
+    def matches(self, reading: Version, version: Version, *, exact: bool) -> bool:
+        """Compare as all drivers do; a version that was recorded with lost executable bits may have them back."""
+        if _BITS in version.identity and _BITS not in reading.identity:
+            identity = {key: value for key, value in version.identity.items() if key != _BITS}
+            version = dataclasses.replace(version, identity=identity)
+        return super().matches(reading, version, exact=exact)
 
     def resolve(self, want: Version | str) -> Version:
         """Return the tree that the branch is to have, from a checkpoint or from a name: see Driver."""
@@ -125,14 +138,8 @@ class GitDriver(Driver):
         for one in needed:
             if not self.git.has(one) and self.branch.remote:
                 self.git.fetch(self.branch.remote, one)
-            if self.git.has(one):
-                continue
-            shallow = self.git.read("rev-parse", "--is-shallow-repository") == "true"
-            why = "this is a shallow clone" if shallow else "it was never fetched, or was removed by a clean-up"
-            raise Refused(
-                f"{self.name}: {want.text} is not in {self.git.repository}: {why}. Nothing was changed.",
-                f"git -C {self.git.repository} fetch --unshallow" if shallow else f"Fetch commit {one} into it.",
-            )
+            if not self.git.has(one):
+                raise history.absent(self.git, self.name, f"{want.text} ({one})", one, self.branch.remote)
         recipe = want.artefacts.get("recipe") or {"method": "restore"}
         if recipe["method"] == "restore" and history.tree_of(self.git, commit) != want.identity["tree"]:
             raise Refused(
@@ -179,8 +186,11 @@ class GitDriver(Driver):
         if deploy and "/" not in deploy[0] and not shutil.which(deploy[0]):
             problems.append(f"The deploy command {printable(deploy[0])!r} is not installed on this host.")
         good, notes = str(target.artefacts["commit"]), []
+        if "bits" in live.artefacts:
+            notes.append(f"the executable bit comes back: {printable(', '.join(live.artefacts['bits'][:10]))}.")
         if not history.is_ancestor(self.git, good, head):
-            notes.append(f"{history.describe(self.git, good)} is not in the history of {self.branch.branch}.")
+            why = ", as far as this shallow clone shows" if history.is_shallow(self.git) else ""
+            notes.append(f"{history.describe(self.git, good)} is not in the history of {self.branch.branch}{why}.")
         return Finding(
             tuple(problems),
             seconds=0.5,

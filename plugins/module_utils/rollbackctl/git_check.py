@@ -56,10 +56,24 @@ def object_problems(branch: Branch, checkout: WorkTree | None, old: str, new: st
     modules = [path for mode, _, _, path in added if mode == _SUBMODULE]
     if checkout and modules:
         problems.append(
-            f"Submodules differ and are not updated here: {printable(', '.join(modules[:5]))}. Set `work_tree: leave` "
-            "and update them in the deploy command."
+            f"Submodules differ and are not updated here: {printable(', '.join(modules[:5]))}. "
+            f"{_by_deploy(branch, new)}"
         )
     return problems
+
+
+def _by_deploy(branch: Branch, new: str) -> str:
+    if branch.remote:
+        return (
+            "Set `work_tree: leave` and let the deploy command bring the checkout along: "
+            "`deploy: [git, pull, --ff-only, --recurse-submodules]`."
+        )
+    steps = (
+        ("read-tree", "-u", "--reset", new),
+        ("submodule", "update", "--init", "--recursive"),
+        ("commit", "-m", "Roll back by hand"),
+    )
+    return "By hand: " + " && ".join(branch.git.typed(*step) for step in steps)
 
 
 def _large_file_problems(branch: Branch, paths: list[str], tree: str) -> list[str]:
@@ -95,7 +109,9 @@ def checkout_problems(branch: Branch, checkout: WorkTree, live: Version, target:
     goal = str(target.identity.get("work_tree", target.identity["tree"]))
     problems += checkout.obstacles()
     if not changed:
-        blocked = checkout.foreign(goal, [history.tree_of(branch.git, local)])
+        here = history.tree_of(branch.git, local)
+        modules = {path for mode, _, _, path in changes(branch, here, goal) if mode == _SUBMODULE}  # told elsewhere
+        blocked = [path for path in checkout.foreign(goal, [here]) if path not in modules]
         if blocked:
             problems.append(
                 f"{checkout.top} has files that are not in git where the target has some: "

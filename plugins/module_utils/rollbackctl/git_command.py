@@ -15,6 +15,7 @@ import ctypes
 import dataclasses
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from collections.abc import Mapping, Sequence
 
 from .errors import DeadlineExceeded, Refused, StepFailed
 from .names import printable
-from .safe_path import Owner
+from .safe_path import Owner, user_name
 
 _ASIDE = "rollbackctl-git-"
 _ABANDONED_SECONDS = 3600
@@ -220,6 +221,11 @@ class Git:
         )
         env.update(extra or {})
         return env
+
+    def typed(self, *args: str) -> str:
+        """Return a git command for people to type: it works when the repository is somebody else's, too."""
+        command = shlex.join(["git", "-C", self.repository, *args])
+        return f"sudo -u {user_name(self.owner.uid)} {command}" if self.owner.drop else command
 
     def ask(self, *args: str, stdin: str = "", env: Mapping[str, str] | None = None, writing: bool = False) -> Answer:
         """Run git and return how it ended, whatever that was. Unless writing, the repository cannot change.

@@ -82,8 +82,39 @@ def commit_named(git: Git, name: str, want: str, *, head: str, remote: str) -> s
             "Give more digits of the commit id.",
         )
     if not found:
+        if is_shallow(git):
+            raise absent(git, name, repr(shown), want if _FULL.fullmatch(want) else "", remote)
         raise unknown_target(name, shown, recent(git, head), "commit, tag or branch")
     return found.pop()
+
+
+def is_shallow(git: Git) -> bool:
+    """Say whether the repository was cloned without all of its history."""
+    return git.read("rev-parse", "--is-shallow-repository") == "true"
+
+
+def absent(git: Git, name: str, what: str, commit: str, remote: str) -> Refused:
+    """Return what to say when a commit is not in the repository and the remote did not give it, with what to type.
+
+    what: how it is called in the message; commit: its full id, if that is known.
+    """
+    remotes = git.read("remote").split()
+    source = remote or ("origin" if "origin" in remotes else next(iter(remotes), ""))
+    if is_shallow(git):
+        why, step = "this is a shallow clone, which lacks the older history", ""
+        if source:  # the clone follows one branch only, so that the others are named as well
+            everything = f"+refs/heads/*:refs/remotes/{source}/*"
+            step = git.typed("fetch", "--unshallow", "--tags", source, everything)
+    else:
+        why = "it was never fetched, or was removed by a clean-up"
+        step = git.typed("fetch", source, commit) if source and not remote else ""
+        if remote:
+            why += f", and {remote} does not have it either"
+    by_hand = f"In a clone that has it: git push ADDRESS {commit or 'COMMIT'}:refs/heads/found-again"
+    return Refused(
+        f"{name}: {what} is not in {git.repository}: {why}. Nothing was changed.",
+        step or f"{by_hand} (ADDRESS: of {remote or git.repository}), or name another version.",
+    )
 
 
 def _by_id(git: Git, want: str, remote: str) -> set[str]:

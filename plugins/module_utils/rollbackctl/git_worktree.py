@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,7 +25,10 @@ from .errors import Refused, StateOther
 from .failpoints import failpoint
 from .git_command import Git
 from .names import printable
+from .sqlite_file import mount_type
 
+# File systems on which no file, or every file, is executable.
+_WITHOUT_BITS = frozenset(("vfat", "exfat", "msdos", "ntfs", "ntfs3", "fuseblk", "cifs", "smb3", "9p", "vboxsf"))
 _UNFINISHED = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "rebase-merge", "rebase-apply", "BISECT_LOG")
 
 
@@ -34,12 +39,14 @@ class Reading:
     on: the reference that is checked out; empty when detached.
     commit: the commit of that reference; tree: its tree.
     changed: paths where files or index differ from it; empty when clean.
+    bits: paths that have lost the executable bit and where git does not look for it (core.fileMode=false).
     """
 
     on: str
     commit: str
     tree: str
     changed: tuple[str, ...]
+    bits: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +86,9 @@ class WorkTree:
         found = self.standing()
         self._copy_index()
         staged = self.git.ask("diff-index", "--cached", "--name-only", "-z", found.tree, env=self._private).names()
-        return dataclasses.replace(found, changed=tuple(sorted(self.unlike(found.tree) | set(staged))))
+        changed = self.unlike(found.tree) | set(staged)
+        bits = self._wrong_bits(found.tree, set()) - changed
+        return dataclasses.replace(found, changed=tuple(sorted(changed)), bits=tuple(sorted(bits)))
 
     def index_tree(self) -> str:
         """Return the tree that the index holds; empty while a merge is unfinished."""
@@ -94,13 +103,34 @@ class WorkTree:
         self.git.ask("update-index", "-q", "--refresh", env=self._private)
         return set(self.git.ask("diff-files", "--name-only", "-z", env=self._private).names())
 
+    @functools.cached_property
+    def _blind(self) -> bool:
+        """Whether git does not look at executable bits here (core.fileMode), although this file system has them."""
+        off = self.git.ask("config", "--type=bool", "--get", "core.fileMode").out.strip() == "false"
+        return off and mount_type(self.top) not in _WITHOUT_BITS
+
+    def _wrong_bits(self, tree: str, changed: set[str]) -> set[str]:
+        """Return the files of tree that lack its executable bit or, where another known tree has changed them, have one
+        too many, as far as git does not look at it."""
+        found = set()
+        for line in self.git.read("ls-tree", "-r", "-z", tree).split("\0") if self._blind else ():
+            kind, _, path = line.partition("\t")
+            wanted = {"100755": True, "100644": False}.get(kind.partition(" ")[0])
+            if wanted is None or not (wanted or path in changed) or not self._is_file(path):
+                continue
+            mode = os.lstat(os.path.join(self.top, path)).st_mode
+            if stat.S_ISREG(mode) and bool(mode & stat.S_IXUSR) != wanted:
+                found.add(path)
+        return found
+
     def _copy_index(self) -> None:
         # A copy keeps the file times that git recorded, so that only changed files are read again.
         private = self._private["GIT_INDEX_FILE"]
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(private)
-        with contextlib.suppress(FileNotFoundError), self.git.owner.acting():
-            shutil.copyfile(self.git.index, private)
+        with self.git.owner.acting():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(private)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(self.git.index, private)
 
     def differences(self, old: str, new: str) -> dict[str, str]:
         """Return the paths in which two trees differ, each with git's letter: A added, D deleted, M or T changed."""
@@ -140,7 +170,8 @@ class WorkTree:
 
         foreign = [path for path in sorted(wrong | delete) if not any(holds(tree, path) for tree in letters)]
         foreign += [path for path in sorted(wrong) if path not in foreign and self._is_blocked(path, delete)]
-        return Work(goal, tuple(sorted(wrong)), tuple(sorted(delete))), foreign
+        bits = self._wrong_bits(goal, {path for changes in letters.values() for path in changes})
+        return Work(goal, tuple(sorted(wrong | bits)), tuple(sorted(delete))), foreign
 
     def _is_blocked(self, path: str, delete: set[str]) -> bool:
         """Say whether something that is not ours to delete stands where path or one of its folders must be."""
@@ -273,9 +304,9 @@ class WorkTree:
         return touched
 
     def _replace_index(self) -> None:
-        with open(self._private["GIT_INDEX_FILE"], "rb") as file:
-            content = file.read()
         with self.git.owner.acting():
+            with open(self._private["GIT_INDEX_FILE"], "rb") as file:
+                content = file.read()
             handle = os.open(self.lock, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
             with os.fdopen(handle, "wb") as file:
                 file.write(content)

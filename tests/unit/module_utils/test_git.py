@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -221,12 +222,34 @@ def test_a_shallow_clone_that_cannot_get_the_commit_says_so(lab: Lab) -> None:
     recorded = Version({"tree": lab.tree(lab.good)}, "commit x", "2026-11-21T09:00:00Z", {"commit": lab.good})
     with pytest.raises(Refused, match="shallow") as refusal:
         driver.resolve(recorded)
-    assert "--unshallow" in refusal.value.next_step
+    typed = refusal.value.next_step
+    assert "--unshallow" in typed
     shallow = (lab.server / ".git" / "shallow").read_bytes()
     with_remote = lab.driver()
     with_remote.apply(with_remote.resolve(recorded))
     assert git(lab.shared, "rev-parse", "main^{tree}") == lab.tree(lab.good)
     assert (lab.server / ".git" / "shallow").read_bytes() == shallow
+    with pytest.raises(Refused, match="shallow clone") as refusal:
+        driver.resolve("v1.4")
+    assert refusal.value.next_step == typed
+    subprocess.run(shlex.split(typed), check=True)
+    assert not (lab.server / ".git" / "shallow").exists()
+    assert driver.resolve(recorded).artefacts["commit"] == driver.resolve("v1.4").artefacts["commit"] == lab.good
+
+
+def test_what_to_type_when_a_commit_is_gone_works(lab: Lab) -> None:
+    side = git(lab.colleague, "commit-tree", lab.tree(lab.first), "-p", lab.first, "-m", "Side")
+    recorded = Version({"tree": lab.tree(lab.first)}, "commit x", "2026-11-21T09:00:00Z", {"commit": side})
+    with pytest.raises(Refused, match="origin does not have it either") as refusal:
+        lab.driver().resolve(recorded)
+    push = refusal.value.next_step.partition(": ")[2].partition(" (")[0].replace("ADDRESS", str(lab.shared))
+    subprocess.run(shlex.split(push), cwd=lab.colleague, check=True, capture_output=True)
+    assert lab.driver().resolve(recorded).artefacts["commit"] == side
+    without = lab.driver(remote=None, work_tree="update")
+    with pytest.raises(Refused, match="never fetched") as refusal:
+        without.resolve(recorded)
+    subprocess.run(shlex.split(refusal.value.next_step), check=True, capture_output=True)
+    assert without.resolve(recorded).artefacts["commit"] == side
 
 
 def test_a_damaged_record_is_refused(lab: Lab) -> None:

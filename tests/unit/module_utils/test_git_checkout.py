@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -277,6 +278,72 @@ def test_submodules_and_large_files_are_refused_for_a_checkout_only(lab: Lab) ->
     assert "Submodules differ and are not updated here: vendor" in problems
     assert "Git LFS differ: video" in problems
     assert lab.entry(lab.driver(), "heavy").finding.problems == ()
+
+
+@pytest.mark.parametrize("with_remote", [True, False], ids=["remote", "none"])
+def test_what_to_type_for_submodules_works(lab: Lab, *, with_remote: bool) -> None:
+    module = lab.folder / "module"
+    git(lab.folder, "init", "--quiet", "--initial-branch=main", "module")
+    commits = [commit(module, f"Module {word}", word=word) for word in ("old", "new")]
+    allow = ("-c", "protocol.file.allow=always")
+    git(lab.colleague, *allow, "submodule", "--quiet", "add", str(module), "vendor")
+    for one in commits:
+        git(lab.colleague / "vendor", "checkout", "--quiet", one)
+        git(lab.colleague, "commit", "--quiet", "--all", "--message", f"With {one}")
+    git(lab.colleague, "push", "--quiet", "origin", "main")
+    git(lab.server, *allow, "pull", "--quiet", "--ff-only")
+    git(lab.server, *allow, "submodule", "--quiet", "update", "--init")
+    old = git(lab.colleague, "rev-parse", "HEAD~1")
+    problems = " ".join(
+        lab.entry(lab.driver(remote="origin" if with_remote else None, work_tree="update"), old).finding.problems
+    )
+    assert "Submodules differ and are not updated here: vendor." in problems
+    if with_remote:
+        words = problems.partition("`deploy: [")[2].partition("]")[0].split(", ")
+        assert words[0] == "git"
+        driver = lab.driver(work_tree="leave", deploy=words)
+        entry = lab.entry(driver, old)
+        assert entry.finding.problems == ()
+        driver.apply(entry.target)
+    else:
+        assert "not in git" not in problems
+        for line in problems.partition("By hand: ")[2].split(" && "):
+            who = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "protocol.file.allow", "GIT_CONFIG_VALUE_0": "always"}
+            who |= {"GIT_AUTHOR_NAME": "Ann", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "A"}
+            subprocess.run(shlex.split(line), env=os.environ | who | {"GIT_COMMITTER_EMAIL": "a@b"}, check=True)
+    assert git(lab.server / "vendor", "rev-parse", "HEAD") == commits[0]
+    assert git(lab.server, "rev-parse", "HEAD^{tree}") == git(lab.colleague, "rev-parse", "HEAD~1^{tree}")
+    assert git(lab.server, "status", "--porcelain") == ""
+
+
+def test_an_executable_bit_that_git_does_not_look_at_comes_back(lab: Lab, remote: str | None) -> None:
+    (lab.colleague / "run").write_text("#!/bin/sh\n")
+    (lab.colleague / "run").chmod(0o755)
+    good = commit(lab.colleague, "A program", data="x")
+    (lab.colleague / "run").chmod(0o644)
+    (lab.colleague / "data").chmod(0o755)
+    commit(lab.colleague, "The bit is lost", app="v4\n")
+    git(lab.colleague, "push", "--quiet", "origin", "main")
+    git(lab.server, "pull", "--quiet", "--ff-only")
+    git(lab.server, "config", "core.fileMode", "false")
+    driver = lab.driver(remote=remote, work_tree="update")
+    entry = lab.entry(driver, good)
+    driver.apply(entry.target)
+    assert driver.state(entry, opened=False)[0] == TARGET
+    assert os.access(lab.server / "run", os.X_OK)
+    assert not os.access(lab.server / "data", os.X_OK)
+
+    (lab.server / "run").chmod(0o644)  # by hand, and git says nothing
+    assert git(lab.server, "status", "--porcelain") == ""
+    entry = lab.entry(driver, good)
+    assert not driver.matches(entry.live, entry.target, exact=True)
+    assert entry.finding.problems == ()
+    assert "the executable bit comes back: run." in entry.finding.notes
+    kept = driver.record(lab.folder)
+    driver.apply(entry.target)
+    assert driver.state(entry, opened=False)[0] == TARGET
+    assert os.access(lab.server / "run", os.X_OK)
+    assert driver.matches(driver.live(exact=True), kept, exact=True), "undo has nothing to take back"
 
 
 def test_a_linked_work_tree(lab: Lab) -> None:
