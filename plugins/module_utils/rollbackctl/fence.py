@@ -13,19 +13,18 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from .component import BETWEEN, TARGET, FenceDriver
 from .durable import now
 from .errors import LeaseHeld, RollbackError, StepFailed
 from .failpoints import VARIABLE, failpoint
 from .journal import Journal, fence_is_closed
-from .phases import Work
 from .plan import Plan
-from .readback import NEW, OLD, Picture, blank_place, place_of, read_service
+from .readback import CAPTURED_LAYERS, NEW, OLD, Picture, blank_place, place_of, read_service
 from .step import LOCK_WAIT_SECONDS, changing_step
-from .store import Lease, Store, open_store
+from .store import Lease, open_store
+from .work import Work
 
 FAILPOINTS = (
     "fence.watchdog.after",
@@ -40,6 +39,8 @@ CLUSTER_POLL_SECONDS = 1.5
 # How often looking may fail (a cluster that is away, a disk with a fault) before it is left to whoever resumes the run.
 TRIES = 240
 PAUSE_LIMIT_SECONDS = 30.0
+# How often what somebody starts behind the closed fence is stopped again before one change; then a person must look.
+CLOSINGS = 3
 # What cannot be read may be readable a moment later, and a rollout that was begun may be about to end.
 SECOND_LOOKS = 5
 
@@ -50,17 +51,16 @@ def close_fences(work: Work) -> None:
     After a failure before anything was begun there is nothing to take back, and so no reason to stop the service.
     """
     plan = work.plan
-    fences = _fences(work)
-    if not plan.fence or not fences or (work.run.get("after_failure") and not _touched(work)):
+    fences = work.fences
+    if not plan.fence or not fences or (work.run.get("after_failure") and not _touched(work, "begin", "fence-closing")):
         return
     with changing_step(work.store, str(work.run["id"]), int(work.run["token"])) as journal:
         if not fence_is_closed(journal.events()):
             journal.append("fence-closing", components=[driver.name for driver in fences])
-        arm_watchdog(work, plan, fences)
+        arm_watchdog(work, plan)
         failpoint("fence.watchdog.after")
         for driver in fences:
             began = time.monotonic()
-            driver.place = place_of(work.store, work.run, driver.name)
             already = driver.closed()
             failpoint("fence.close.before")
             driver.close()
@@ -70,6 +70,77 @@ def close_fences(work: Work) -> None:
         work.extra["fence"] = {"closed": now(fraction=True)}
 
 
+def require_fence(work: Work, journal: Journal) -> None:
+    """Stop when the plan needs a fence and this run's is open: what users write now would be lost, or mixed with the
+    old. Call it inside the kernel lock: a watchdog opens only while it holds that.
+
+    :raises StepFailed: it was opened meanwhile, or closing it was skipped.
+    """
+    if not work.plan.fence:
+        return
+    following = f"rollbackctl resume {work.run['id']}"
+    if not work.fences:
+        raise StepFailed(
+            "The plan needs a fence, and the profile names none any more. This step changed nothing.",
+            f"Set `fence: true` again on the component that writes to the data, then: {following}",
+        )
+    events = journal.events()
+    if not fence_is_closed(events):
+        opened = [event for event in events if event["event"] == "fence-opened"]
+        why = f"the {opened[-1]['by']} opened it at {opened[-1]['at']}" if opened else "closing it was skipped"
+        raise StepFailed(f"The fence is open ({why}), so nothing behind it may be changed. Nothing was.", following)
+
+
+def closed_again(work: Work, journal: Journal) -> list[str]:
+    """Stop again what somebody (a monitor, a person, a controller) set going behind the closed fence; return its names.
+    Ask just before each change, inside the kernel lock.
+
+    :raises StepFailed: it cannot be stopped.
+    """
+    found = []
+    for driver in work.fences if work.plan.fence else ():
+        began = time.monotonic()
+        if driver.closed():
+            continue
+        driver.close()
+        with contextlib.suppress(OSError):  # a full disk does not set it going again
+            journal.append("fence-found-open", component=driver.name)
+        text = "was started behind the closed fence by somebody else than this run; it is stopped again"
+        work.note(driver.name, "changed", text, began)
+        found.append(driver.name)
+    return found
+
+
+def started_again(work: Work, names: Sequence[str]) -> StepFailed:
+    """Return the error for what somebody starts as often as it is stopped."""
+    return StepFailed(
+        f"{', '.join(names)}: somebody starts it behind the closed fence as often as it is stopped ({CLOSINGS} times).",
+        f"Find out what does (monit, cron, a controller), pause that, then: rollbackctl resume {work.run['id']}",
+    )
+
+
+def refuse_written(work: Work, journal: Journal, started: Sequence[str]) -> None:
+    """Stop when what was started behind the fence has written to data that this run had put back already.
+
+    :param started: the names of what was; without one nothing is read.
+    :raises StepFailed: so it is; what it reads as now is said.
+    """
+    applied = {event["component"] for event in journal.events() if event["event"] == "applied"}
+    for driver in work.drivers if started else ():
+        entry = work.plan.entry(driver.name)
+        if entry is None or driver.layer not in CAPTURED_LAYERS or driver.name not in applied:
+            continue
+        driver.place = place_of(work.store, work.run, driver.name)
+        state, reading = driver.state(entry, opened=False)
+        if state != TARGET:
+            raise StepFailed(
+                f"{', '.join(started)}: somebody started it behind the closed fence, and it wrote to {driver.name}, "
+                f"which was put back already and reads as {reading.text} now. It is stopped again; nothing more was "
+                "changed.",
+                f"rollbackctl resume {work.run['id']}",
+            )
+
+
 def open_fences(work: Work) -> None:
     """Open the fences when the service reads as wholly old or wholly new, then read back that what was to restart did.
 
@@ -77,29 +148,42 @@ def open_fences(work: Work) -> None:
     """
     plan = work.plan
     run = str(work.run["id"])
-    fences = _fences(work)
     with changing_step(work.store, run, int(work.run["token"])) as journal:
         if fence_is_closed(journal.events()):
-            picture = read_service(work.store, work.run, plan, work.drivers)
+            picture = _behind_the_fence(work, journal, lambda: read_service(work.store, work.run, plan, work.drivers))
             if picture.word not in (OLD, NEW):
                 raise StepFailed(
                     f"The fence stays closed: the service is {picture.word}. {picture.text}.",
                     f"rollbackctl resume {run}",
                 )
             _announce_opening(journal, picture)
-            for driver in fences:
+            for driver in work.fences:
                 began = time.monotonic()
-                _open(driver, work.store, work.run, picture)
-                work.note(
-                    driver.name,
-                    "changed",
-                    f"opened; the service is {picture.word}",
-                    began,
-                    driver.live(exact=True).text,
-                )
+                _open(driver, picture)
+                text = f"opened; the service is {picture.word}"
+                work.note(driver.name, "changed", text, began, driver.live(exact=True).text)
             journal.append("fence-opened", by="run", word=picture.word)
             work.extra["fence"] = {"opened": now(fraction=True), "by": "run"}
         _started_anew(work, plan, journal)
+
+
+def _behind_the_fence(work: Work, journal: Journal, read: Callable[[], Picture]) -> Picture:
+    """Return how the service reads, proven to be closed right after that: what opens then starts with what was read.
+
+    A process that was started behind the fence before the last change runs on with what it had loaded: it is stopped,
+    and the service read again, since it may have written. Before the first change that does not matter.
+
+    :raises StepFailed: somebody starts it as often as it is stopped.
+    """
+    names: list[str] = []
+    for _try in range(CLOSINGS):
+        picture = read()
+        if picture.word not in (OLD, NEW) or not _touched(work, "begin"):
+            return picture
+        names = closed_again(work, journal)
+        if not names:
+            return picture
+    raise started_again(work, names)
 
 
 def _started_anew(work: Work, plan: Plan, journal: Journal) -> None:
@@ -116,13 +200,9 @@ def _started_anew(work: Work, plan: Plan, journal: Journal) -> None:
             raise StepFailed(f"{driver.name} was to be running anew but reads as {reading.text}.", "rollbackctl status")
 
 
-def _touched(work: Work) -> bool:
+def _touched(work: Work, *words: str) -> bool:
     events = work.store.journal(str(work.run["id"])).events()
-    return any(event["event"] in ("begin", "fence-closing") for event in events)
-
-
-def _fences(work: Work) -> list[FenceDriver]:
-    return [d for d in work.drivers if isinstance(d, FenceDriver) and d.options.get("fence")]
+    return any(event["event"] in words for event in events)
 
 
 def _announce_opening(journal: Journal, picture: Picture) -> None:
@@ -131,8 +211,7 @@ def _announce_opening(journal: Journal, picture: Picture) -> None:
     journal.append("fence-opening", word=picture.word, reached=picture.word == NEW)
 
 
-def _open(driver: FenceDriver, store: Store, run: Mapping[str, Any], picture: Picture) -> None:
-    driver.place = place_of(store, run, driver.name)
+def _open(driver: FenceDriver, picture: Picture) -> None:
     driver.reached = picture.word == NEW
     failpoint("fence.open.before")
     driver.open()
@@ -142,7 +221,7 @@ def _open(driver: FenceDriver, store: Store, run: Mapping[str, Any], picture: Pi
 # -- the watchdog ----------------------------------------------------------------------------------------------------
 
 
-def arm_watchdog(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
+def arm_watchdog(work: Work, plan: Plan) -> None:
     """Leave a process on this host that opens the fences by the rule when the lease ends without a successor.
 
     It is forked from this one (all its code is loaded), in a session of its own, so it survives the controller, the SSH
@@ -160,7 +239,7 @@ def arm_watchdog(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
             os._exit(0)
         _become_daemon()
         _begin_anew(work)
-        _watch(work, plan, fences)
+        _watch(work, plan)
     finally:
         os._exit(0)
 
@@ -188,7 +267,7 @@ def _begin_anew(work: Work) -> None:
         driver.place = blank_place(work.store, work.run)
 
 
-def _watch(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
+def _watch(work: Work, plan: Plan) -> None:
     """Wait for the fence to be opened, or for the run's lease to end.
 
     A controller that takes the run over may be gone before it arms a watchdog of its own, so this one goes on for as
@@ -201,7 +280,7 @@ def _watch(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
         again = min(POLL_SECONDS * 2 ** min(failures, 16), PAUSE_LIMIT_SECONDS)
         time.sleep(again if work.store.cluster is None else CLUSTER_POLL_SECONDS)
         try:
-            if _is_over(work, plan, fences):
+            if _is_over(work, plan):
                 return
         except LeaseHeld:
             continue
@@ -214,7 +293,7 @@ def _watch(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
         work.store.write_watchdog(run, {"word": "", "text": "", "opened": False, "message": message})
 
 
-def _is_over(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> bool:
+def _is_over(work: Work, plan: Plan) -> bool:
     """Look once, and apply the rule when the time has come; say whether there is nothing more to watch.
 
     :raises LeaseHeld: somebody is at work on the service.
@@ -228,7 +307,7 @@ def _is_over(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> bool:
         if not _abandoned(work) or _is_another_runs(work) or not fence_is_closed(work.store.journal(run).events()):
             return False
         with work.store.inherited(run):
-            _open_by_rule(work, plan, fences)
+            _open_by_rule(work, plan)
     return True
 
 
@@ -253,18 +332,19 @@ def _lease(work: Work) -> Lease | None:
         return None
 
 
-def _open_by_rule(work: Work, plan: Plan, fences: Sequence[FenceDriver]) -> None:
+def _open_by_rule(work: Work, plan: Plan) -> None:
     """Apply the rule. A store that cannot be written any more (read-only, full) does not keep the service closed."""
     run = str(work.run["id"])
     journal = work.store.journal(run)
-    picture = _picture(work, plan)
-    report = {"word": picture.word, "text": picture.text, "opened": False, "message": ""}
+    report = {"word": "", "text": "", "opened": False, "message": ""}
     try:
+        picture = _behind_the_fence(work, journal, lambda: _picture(work, plan))
+        report.update(word=picture.word, text=picture.text)
         if picture.word in (OLD, NEW):
             with contextlib.suppress(OSError):
                 _announce_opening(journal, picture)
-            for driver in fences:
-                _open(driver, work.store, work.run, picture)
+            for driver in work.fences:
+                _open(driver, picture)
             report["opened"] = True
             with contextlib.suppress(OSError):
                 journal.append("fence-opened", by="watchdog", word=picture.word)

@@ -192,6 +192,11 @@ def stopping(thing: Thing, run: str, reason: str) -> list[dict[str, Any]]:
     return [_guard(thing), *first, note, _set(thing, _stopped_value(thing.kind, thing.value))]
 
 
+def stopping_again(thing: Thing) -> list[dict[str, Any]]:
+    """Return the patch that stops an object that somebody set going while it was held; its note stays as it is."""
+    return [_guard(thing), _set(thing, _stopped_value(thing.kind, thing.value))]
+
+
 def giving_back(thing: Thing, fallback: Any = UNKNOWN) -> tuple[list[dict[str, Any]], str]:
     """Return the patch that gives an object back what was kept, and what was found to be otherwise, for people.
 

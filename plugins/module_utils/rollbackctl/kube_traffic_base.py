@@ -20,6 +20,7 @@ from .kube_client import Client, KubeError
 from .kube_hold import (
     AUTOSCALER,
     CRONJOB,
+    FENCE,
     RUNNING,
     SHUTDOWN,
     STOPPED,
@@ -28,6 +29,7 @@ from .kube_hold import (
     giving_back,
     set_going,
     stopping,
+    stopping_again,
 )
 from .kube_traffic_parts import (
     Choice,
@@ -182,7 +184,8 @@ class TrafficDriver(Driver):
         """Stop all of these things and wait until they have really ended.
 
         :param reason: FENCE or SHUTDOWN.
-        :raises StateOther: one was stopped by this run and set going again by somebody.
+        :raises StateOther: one was stopped by this run and set going again by somebody: by a shutdown at once, by a
+            fence, which must be closed while data is changed, when that happens while its end is waited for.
         :raises DeadlineExceeded: something has not ended in time; it stays stopped.
         """
         scalers = [thing for thing in things if thing.kind.word == AUTOSCALER]
@@ -191,6 +194,8 @@ class TrafficDriver(Driver):
         def make(thing: Thing) -> Operations:
             note = thing.note
             if note is not None and note.run == self.place.run and not thing.stopped:
+                if reason == FENCE:
+                    return stopping_again(thing)
                 raise set_going(thing)
             return stopping(thing, self.place.run, reason)
 

@@ -10,69 +10,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Callable
 
-from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, FenceDriver, Finding, Version
+from .component import LIVE, OTHER, TARGET, Driver, Entry, Finding, Version
 from .durable import now
 from .errors import AwaitingSomebody, Refused, RollbackError, StateOther, StepFailed
+from .fence import CLOSINGS, close_fences, closed_again, open_fences, refuse_written, require_fence, started_again
 from .journal import Journal, fence_is_closed, written_since_applied
 from .names import printable
-from .plan import Plan, Proposal
-from .readback import CAPTURED_LAYERS, blank_place, captured, place_of, reads_as_kept
+from .plan import Proposal
+from .readback import CAPTURED_LAYERS, blank_place, captured, place_of
 from .ready import require_ready
 from .registry import drivers_of
-from .step import changing_step, deadline
+from .reversal import undo
+from .step import changing_step
 from .store import Store, open_store
+from .work import Work, other
 
 PHASE_ARGUMENTS: dict[str, Any] = {
     "phase": {"type": "str", "required": True},
     "roles": {"type": "list", "elements": "dict", "required": True},
     "run": {"type": "dict", "required": True},
 }
-MINIMUM_DEADLINE_SECONDS = 30.0
-
-
-@dataclass
-class Work:
-    """One phase of one service: its run, its components in the level's order, and what came of each."""
-
-    phase: str
-    run: Mapping[str, Any]
-    store: Store
-    drivers: list[Driver] = field(default_factory=list)
-    role_of: dict[str, str] = field(default_factory=dict)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    proposals: list[dict[str, Any]] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def note(self, name: str, status: str, text: str, began: float, read_back: str = "") -> None:
-        """Add one component's line to the result. began: from time.monotonic()."""
-        self.steps.append(
-            {
-                "phase": self.phase,
-                "role": self.role_of[name],
-                "component": name,
-                "status": status,
-                "text": printable(text),
-                "read_back": printable(read_back),
-                "seconds": round(time.monotonic() - began, 4),
-            }
-        )
-
-    @cached_property
-    def plan(self) -> Plan:
-        """The run's plan from the store; no phase changes it, so it is read once."""
-        document = self.store.read_plan(str(self.run["id"]))
-        if document is None:
-            raise Refused(f"Run {self.run['id']} has no plan in {self.store.where}. Nothing was changed by this step.")
-        return Plan.from_dict(document)
-
-    @cached_property
-    def checkpoints(self) -> list[dict[str, Any]]:
-        """The service's checkpoints, newest first, read once for all components."""
-        return self.store.checkpoints()
 
 
 def run_phase(
@@ -233,32 +192,6 @@ def _preflight_resumed(work: Work, driver: Driver, entry: Entry | None, began: f
 # -- phases that prepare or change -----------------------------------------------------------------------------------
 
 
-def _each(work: Work, do: Callable[[Driver, Entry, Journal], None], actions: tuple[str, ...] = ("change",)) -> None:
-    """Do something with every component that the plan changes, in one changing step; what takes back goes backwards."""
-    plan = work.plan
-    order = _backwards(work.drivers) if work.phase == "undo" else work.drivers
-    only = work.run.get("only")
-    todo = [
-        (driver, entry)
-        for driver in order
-        if (entry := plan.entry(driver.name)) and entry.action in actions and only in (None, "", driver.name)
-    ]
-    if not todo:
-        return
-    with changing_step(work.store, str(work.run["id"]), int(work.run["token"])) as journal:
-        for driver, entry in todo:
-            driver.place = place_of(work.store, work.run, driver.name)
-            limit = max(MINIMUM_DEADLINE_SECONDS, entry.finding.worst_seconds)
-            with deadline(limit, f"{driver.name}, phase {work.phase}"):
-                do(driver, entry, journal)
-
-
-def _backwards(drivers: list[Driver]) -> list[Driver]:
-    """Return the order for taking a run back: the other way round, but for what the others read when they start."""
-    first = [driver for driver in drivers if driver.before_others]
-    return first + [driver for driver in reversed(drivers) if not driver.before_others]
-
-
 def _stage(work: Work) -> None:
     def stage(driver: Driver, entry: Entry, journal: Journal) -> None:
         began = time.monotonic()
@@ -266,7 +199,7 @@ def _stage(work: Work) -> None:
             driver.stage(entry.target)
             work.note(driver.name, "ok", f"prepared: {entry.target.text}", began)
 
-    _each(work, stage)
+    work.each(stage)
 
 
 def _capture(work: Work) -> None:
@@ -278,12 +211,12 @@ def _capture(work: Work) -> None:
             return
         state, reading = driver.state(entry, opened=written_since_applied(journal.events(), driver.name))
         if state == OTHER:
-            raise _other(driver, entry, reading)
+            raise other(driver, entry, reading)
         if state == LIVE:
             version = capture_once(work.store, work.run, driver, reading, journal)
             work.note(driver.name, "ok", f"kept: {version.text}", began)
 
-    _each(work, capture)
+    work.each(capture)
 
 
 def capture_once(store: Store, run: Mapping[str, Any], driver: Driver, reading: Version, journal: Journal) -> Version:
@@ -300,20 +233,28 @@ def capture_once(store: Store, run: Mapping[str, Any], driver: Driver, reading: 
 def _rollback(work: Work) -> None:
     def rollback(driver: Driver, entry: Entry, journal: Journal) -> None:
         began = time.monotonic()
-        events = journal.events()
-        if entry.action == "follow" and fence_is_closed(events):
-            work.note(driver.name, "ok", "starts when the fence opens", began)
-            return
-        state, reading = driver.state(entry, opened=written_since_applied(events, driver.name))
-        if state == TARGET:
-            work.note(driver.name, "already", entry.target.text, began, reading.text)
-            return
-        if state == OTHER and entry.action != "follow":
-            raise _other(driver, entry, reading)
-        with journal.together():
-            if state == LIVE:
-                capture_once(work.store, work.run, driver, reading, journal)
-            journal.append("begin", component=driver.name, target=entry.target.text)
+        for _try in range(CLOSINGS):
+            events = journal.events()
+            if entry.action == "follow" and fence_is_closed(events):
+                work.note(driver.name, "ok", "starts when the fence opens", began)
+                return
+            state, reading = driver.state(entry, opened=written_since_applied(events, driver.name))
+            if state == TARGET:
+                work.note(driver.name, "already", entry.target.text, began, reading.text)
+                return
+            if state == OTHER and entry.action != "follow":
+                raise other(driver, entry, reading)
+            with journal.together():
+                if state == LIVE:
+                    capture_once(work.store, work.run, driver, reading, journal)
+                # Asked last: what was started behind the fence may have written to what was read and kept just now.
+                again = closed_again(work, journal) if driver.layer in CAPTURED_LAYERS else []
+                if not again:
+                    journal.append("begin", component=driver.name, target=entry.target.text)
+                    break
+            refuse_written(work, journal, again)
+        else:
+            raise started_again(work, again)
         driver.apply(entry.target)
         state, reading = driver.state(entry, opened=False)
         if state != TARGET:
@@ -324,101 +265,11 @@ def _rollback(work: Work) -> None:
         journal.append("applied", component=driver.name, read_back=reading.text)
         work.note(driver.name, "changed", entry.target.text, began, reading.text)
 
-    _require_closed_fence(work, work.plan)
-    _each(work, rollback, actions=("change", "follow"))
+    def prove(journal: Journal) -> None:
+        require_fence(work, journal)
+        refuse_written(work, journal, closed_again(work, journal))
 
-
-def _undo(work: Work) -> None:
-    """Take back what this run changed, all of it or nothing: data that was written to since is never thrown away."""
-    events = work.store.journal(str(work.run["id"])).events()
-    begun = {event["component"] for event in events if event["event"] == "begin"}
-    plan = work.plan
-    if begun:
-        _require_closed_fence(work, plan)
-    for driver in work.drivers:
-        entry = plan.entry(driver.name)
-        if entry is not None and entry.action == "change" and driver.name in begun:
-            _refuse_to_lose_writes(work, driver, entry)
-
-    def undo(driver: Driver, entry: Entry, journal: Journal) -> None:
-        if driver.name in begun:
-            _take_back(work, driver, entry, journal)
-
-    def start_anew(driver: Driver, entry: Entry, journal: Journal) -> None:
-        began = time.monotonic()
-        if fence_is_closed(journal.events()):
-            return
-        # A place of its own: what was restarted for the change is restarted once more for taking it back.
-        again = work.store.kept_shelf(str(work.run["id"]), driver.name, "taken-back")
-        driver.place = replace(driver.place, work=again)
-        driver.apply(entry.live)
-        work.note(driver.name, "changed", "restarted", began, driver.live(exact=True).text)
-
-    _each(work, undo)
-    if begun:
-        _each(work, start_anew, actions=("follow",))
-
-
-def _require_closed_fence(work: Work, plan: Plan) -> None:
-    """Stop when the plan needs a fence and it is not closed: what users write now would be lost, or mixed with the old.
-
-    :raises StepFailed: closing it did not work, or was skipped.
-    """
-    for driver in work.drivers if plan.fence else ():
-        if isinstance(driver, FenceDriver) and driver.options.get("fence"):
-            driver.place = place_of(work.store, work.run, driver.name)
-            if not driver.closed():
-                raise StepFailed(
-                    f"{driver.name} is not stopped, so nothing behind it may be changed. This step changed nothing.",
-                    f"rollbackctl resume {work.run['id']}",
-                )
-
-
-def _take_back(work: Work, driver: Driver, entry: Entry, journal: Journal) -> None:
-    """Bring one component back to what was kept of it, and read that back."""
-    began = time.monotonic()
-    before = captured(work.store, str(work.run["id"]), driver.name)
-    reading = driver.live(exact=True)
-    if before is None or driver.matches(reading, before, exact=True):
-        work.note(driver.name, "already", entry.live.text, began, reading.text)
-        return
-    state, reading = driver.state(entry, opened=False)
-    if state not in (TARGET, BETWEEN) and not reads_as_kept(driver, reading, before):
-        raise _other(driver, entry, reading)
-    journal.append("reverse", component=driver.name)
-    driver.apply(before)
-    reading = driver.live(exact=True)
-    if not driver.matches(reading, before, exact=True):
-        raise StepFailed(f"{driver.name} was to go back to {before.text} but reads as {reading.text}.")
-    journal.append("reversed", component=driver.name, read_back=reading.text)
-    work.note(driver.name, "changed", before.text, began, reading.text)
-
-
-def _refuse_to_lose_writes(work: Work, driver: Driver, entry: Entry) -> None:
-    """Stop before anything is taken back when the data is no longer what this run made of it.
-
-    :raises StepFailed: somebody wrote to it.
-    """
-    driver.place = place_of(work.store, work.run, driver.name)
-    before = captured(work.store, str(work.run["id"]), driver.name)
-    state, reading = driver.state(entry, opened=False)
-    if state in (TARGET, BETWEEN) or reads_as_kept(driver, reading, before):
-        return
-    if driver.layer not in CAPTURED_LAYERS:
-        raise _other(driver, entry, reading)
-    raise StepFailed(
-        f"{driver.name} reads as {reading.text}: it was written to after the change, and nothing automatic "
-        "throws such writes away. Nothing was taken back.",
-        f"rollbackctl resume {work.run['id']}    or    rollbackctl undo {work.run['id']}",
-    )
-
-
-def _other(driver: Driver, entry: Entry, reading: Version) -> StateOther:
-    return StateOther(
-        f"{driver.name} reads as {reading.text}; the plan knows only {entry.live.text} and {entry.target.text}. "
-        "Somebody else changed it: it was left as it is.",
-        "Find out who did, then start a new run.",
-    )
+    work.each(rollback, ("change", "follow"), first=prove)
 
 
 def _verify(work: Work) -> None:
@@ -474,27 +325,15 @@ def _finalize(work: Work) -> None:
                 work.note(driver.name, "changed", f"removed {', '.join(removed)}", began)
 
 
-def _fence(work: Work) -> None:
-    from .fence import close_fences  # noqa: PLC0415 - fence needs Work from this file
-
-    close_fences(work)
-
-
-def _resume(work: Work) -> None:
-    from .fence import open_fences  # noqa: PLC0415 - as above
-
-    open_fences(work)
-
-
 _HANDLERS: dict[str, Callable[[Work], None]] = {
     "preflight": _preflight,
     "stage": _stage,
-    "fence": _fence,
+    "fence": close_fences,
     "capture": _capture,
     "rollback": _rollback,
     "verify": _verify,
-    "undo": _undo,
-    "resume": _resume,
+    "undo": undo,
+    "resume": open_fences,
     "checkpoint": _checkpoint,
     "finalize": _finalize,
 }

@@ -418,17 +418,207 @@ def test_the_watchdog_holds_neither_lock_nor_files_of_its_module(
     watchdogs()
 
 
+# -- the fence between closing and opening ----------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("phase", ["rollback", "undo"])
-def test_nothing_is_changed_or_taken_back_while_the_fence_is_open(
+def test_nothing_is_changed_or_taken_back_once_the_fence_was_opened(
     service: Service, phase: str, watchdogs: Callable[[], None]
 ) -> None:
     fenced(service)
     if phase == "undo":
         service.go("capture", "rollback")
-    (service.folder / "gate").write_text(OPEN, encoding="utf-8")
+    opened_by_the_watchdog(service)
     before = content(service, "db"), content(service, "app")
     answer = service.phase(phase)
     assert answer["failed"]
-    assert "is not stopped" in answer["msg"]
+    assert "The fence is open (the watchdog opened it at " in answer["msg"]
     assert (content(service, "db"), content(service, "app")) == before
+    watchdogs()
+
+
+@pytest.mark.parametrize("phase", ["rollback", "undo"])
+def test_a_fence_that_is_opened_while_a_step_waits_for_the_lock_is_seen(
+    service: Service, phase: str, watchdogs: Callable[[], None]
+) -> None:
+    service.lease_seconds = 60.0
+    fenced(service)
+    if phase == "undo":
+        service.go("capture", "rollback")
+    before = content(service, "db"), content(service, "app")
+    lock = service.store.path / "lock"
+    reads, writes = os.pipe()
+    begins, begin = os.pipe()
+    step = os.fork()
+    if step == 0:
+        os.read(begins, 1)  # forked before the lock is taken: a fork shares it
+        os.write(writes, service.phase(phase).get("msg", "it went on").encode())
+        os._exit(0)
+    with service.store.locked(PATIENCE):
+        os.write(begin, b".")
+        limit = time.monotonic() + PATIENCE
+        while str(lock) not in {os.readlink(link) for link in Path("/proc", str(step), "fd").iterdir()}:  # noqa: PTH115
+            assert time.monotonic() < limit, "it never came to the lock"
+            time.sleep(0.02)
+        opened_by_the_watchdog(service)
+    assert os.waitpid(step, 0)[1] == 0
+    assert b"The fence is open (the watchdog opened it at " in os.read(reads, 65536)
+    for descriptor in (reads, writes, begins, begin):
+        os.close(descriptor)
+    assert (content(service, "db"), content(service, "app")) == before
+    watchdogs()
+
+
+@pytest.mark.parametrize("phase", ["rollback", "undo"])
+def test_what_is_started_behind_the_fence_is_stopped_again_before_anything_changes(
+    service: Service, phase: str, watchdogs: Callable[[], None]
+) -> None:
+    service.lease_seconds = 60.0
+    fenced(service)
+    service.go("capture")
+    if phase == "undo":
+        service.go("rollback")
+    started_by_a_monitor(service)
+    answer = service.phase(phase)
+    assert not answer.get("failed"), answer
+    (step,) = [
+        step for step in answer["rollbackctl"]["steps"] if step["component"] == "web" and "again" in step["text"]
+    ]
+    assert "was started behind the closed fence by somebody else than this run" in step["text"]
+    assert gate(service) == FENCED
+    assert (content(service, "db"), content(service, "app")) == (
+        ("v1\n", "good\n") if phase == "rollback" else ("v2\nrow 1\n", "bad\n")
+    )
+    service.go("resume")
+    watchdogs()
+
+
+def test_what_was_written_behind_the_fence_before_the_first_change_is_kept_as_well(
+    service: Service, watchdogs: Callable[[], None]
+) -> None:
+    service.lease_seconds = 60.0
+    fenced(service)
+    service.go("capture")
+    started_by_a_monitor(service)
+    write(service, "db", "v2\nrow 1\nrow 2\n")
+    service.go("rollback")
+    kept = service.store.run_directory(RUN) / "kept" / "db" / "before-2" / "content"
+    assert kept.read_text(encoding="utf-8") == "v2\nrow 1\nrow 2\n"
+    service.go("verify", "resume")
+    assert gate(service) == OPEN
+    watchdogs()
+
+
+def test_what_is_started_between_two_changes_and_writes_stops_the_run(
+    service: Service, watchdogs: Callable[[], None]
+) -> None:
+    service.lease_seconds = 60.0
+    other = text_component(service.folder, "db2", "v2\n", "v1\n", needs_fence=True)
+    service.components["data"].append(other)
+    service.begin(rollback_to={**TO, "db2": "good"})
+    service.go("stage", "fence", "capture")
+    service.run["only"] = "db"
+    service.go("rollback")
+    service.run["only"] = ""
+    started_by_a_monitor(service)
+    write(service, "db", "v1\nby the bad code\n")
+    answer = service.phase("rollback")
+    assert answer["failed"]
+    assert "web: somebody started it behind the closed fence, and it wrote to db" in answer["msg"]
+    assert (content(service, "db2"), content(service, "app"), gate(service)) == ("v2\n", "bad\n", FENCED)
+    watchdogs_end(service, watchdogs)
+
+
+def test_what_opens_was_started_after_the_last_change(service: Service, watchdogs: Callable[[], None]) -> None:
+    service.lease_seconds = 60.0
+    fenced(service)
+    service.go("capture", "rollback")
+    started_by_a_monitor(service)
+    answer = service.phase("resume")
+    assert not answer.get("failed"), answer
+    assert [step["text"].partition(";")[0] for step in answer["rollbackctl"]["steps"]] == [
+        "was started behind the closed fence by somebody else than this run",
+        "opened",
+    ]
+    assert service.events()[-3:] == ["fence-found-open", "fence-opening", "fence-opened"]
+    watchdogs()
+
+
+def test_what_was_started_behind_the_fence_and_wrote_is_not_opened(
+    service: Service, watchdogs: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.lease_seconds = 60.0
+    fenced(service)
+    service.go("capture", "rollback")
+
+    def writes_when_stopped(driver: GateDriver) -> None:  # what it has in memory, as it ends
+        write(service, "db", "v1\nby the bad code\n")
+        driver.path.write_text(FENCED, encoding="utf-8")
+
+    started_by_a_monitor(service)
+    monkeypatch.setattr(GateDriver, "close", writes_when_stopped)
+    answer = service.phase("resume")
+    assert answer["failed"]
+    assert "The fence stays closed" in answer["msg"]
+    assert gate(service) == FENCED
+    watchdogs_end(service, watchdogs)
+
+
+@pytest.mark.parametrize("phase", ["rollback", "undo", "resume"])
+def test_who_starts_it_again_and_again_is_told_of(
+    service: Service, phase: str, watchdogs: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.lease_seconds = 60.0
+    fenced(service)
+    service.go("capture")
+    if phase != "rollback":
+        service.go("rollback")
+    before = content(service, "db")
+    monkeypatch.setattr(GateDriver, "closed", lambda _driver: False)
+    answer = service.phase(phase)
+    assert answer["failed"]
+    assert "somebody starts it behind the closed fence as often as it is stopped" in answer["msg"]
+    assert answer["next_step"].endswith(f"then: rollbackctl resume {RUN}")
+    assert (content(service, "db"), gate(service)) == (before, FENCED)
+    watchdogs_end(service, watchdogs)
+
+
+def test_the_watchdog_opens_with_a_start_of_its_own(service: Service, watchdogs: Callable[[], None]) -> None:
+    service.lease_seconds = 60.0
+    fenced(service)
+    service.go("capture", "rollback")
+    started_by_a_monitor(service)
+    os.utime(service.store.path / "lease.json", (0, 0))
+    watchdogs()
+    assert service.events()[-3:] == ["fence-found-open", "fence-opening", "fence-opened"]
+    assert gate(service) == OPEN
+
+
+def test_a_profile_without_its_fence_changes_nothing(service: Service, watchdogs: Callable[[], None]) -> None:
+    service.lease_seconds = 60.0
+    fenced(service)
+    service.components["gate"][0]["fence"] = False
+    answer = service.phase("rollback")
+    assert answer["failed"]
+    assert "the profile names none any more" in answer["msg"]
+    assert "Set `fence: true` again" in answer["next_step"]
+    assert (content(service, "db"), content(service, "app")) == ("v2\nrow 1\n", "bad\n")
+    watchdogs_end(service, watchdogs)
+
+
+def opened_by_the_watchdog(service: Service) -> None:
+    """What the watchdog does inside the lock once a lease has ended; a lease that is renewed after that goes on."""
+    journal = service.store.journal(RUN)
+    journal.append("fence-opening", word="wholly old", reached=False)
+    (service.folder / "gate").write_text(OPEN, encoding="utf-8")
+    journal.append("fence-opened", by="watchdog", word="wholly old")
+
+
+def started_by_a_monitor(service: Service) -> None:
+    (service.folder / "gate").write_text(OPEN, encoding="utf-8")
+
+
+def watchdogs_end(service: Service, watchdogs: Callable[[], None]) -> None:
+    """Let the lease of a run that has stopped end, and wait for its watchdogs."""
+    os.utime(service.store.path / "lease.json", (0, 0))
     watchdogs()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.rollbackctl.component import BETWEEN, TARGET, Entry, Version
-from ansible.module_utils.rollbackctl.errors import DeadlineExceeded, Refused, StateOther
+from ansible.module_utils.rollbackctl.errors import DeadlineExceeded, Refused
 from ansible.module_utils.rollbackctl.kube_auth import find_access
 from ansible.module_utils.rollbackctl.kube_client import Client
 from ansible.module_utils.rollbackctl.kube_hold import NOTE
@@ -140,13 +140,22 @@ def test_what_somebody_scales_meanwhile_is_noticed_and_left(town: Town) -> None:
     fence.close()
     town.kubectl("scale", "deployment/free", "--replicas=2")
     assert not fence.closed()
-    with pytest.raises(StateOther, match=r"deployment/free was stopped and is 2 again, set by kubectl"):
-        fence.close()
     fence.open()
     assert town.replicas("deployment/free") == 2
     assert NOTE not in town.get("deployment/free")["metadata"]["annotations"]
     assert "deployment/free was set to 2 by somebody and left so; it had 1" in fence.live(exact=True).text
     town.kubectl("scale", "deployment/free", "--replicas=1")
+
+
+def test_what_somebody_scales_is_stopped_again_and_given_back_as_it_was(town: Town) -> None:
+    fence, before = town.fence(workloads=["deployment/free"]), town.photograph()
+    fence.close()
+    town.kubectl("scale", "deployment/free", "--replicas=2")
+    assert not fence.closed()
+    fence.close()
+    assert fence.closed()
+    fence.open()
+    assert town.photograph() == before
 
 
 def test_what_another_run_s_fence_holds_is_not_given_back(town: Town) -> None:

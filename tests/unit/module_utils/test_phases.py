@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.rollbackctl import phases
+from ansible.module_utils.rollbackctl import work
 from ansible.module_utils.rollbackctl.journal import fence_is_closed, written_since_applied, written_since_kept
 
 from tests.unit.module_utils.engine_parts import (
@@ -217,7 +217,7 @@ def test_a_change_that_only_says_it_worked_did_not(service: Service) -> None:
 
 
 def test_a_change_that_hangs_ends_at_its_deadline(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phases, "MINIMUM_DEADLINE_SECONDS", 0.1)
+    monkeypatch.setattr(work, "MINIMUM_DEADLINE_SECONDS", 0.1)
     option(service, "text", slow=60, worst_seconds=0.2)
     service.begin(rollback_to=TO)
     result = service.phase("rollback")
