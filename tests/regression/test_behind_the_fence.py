@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab.sample.build import GOOD
-from tests.support.bench import Bench, broken
+from tests.support.bench import BIN, Bench, broken
 
 LEVEL3 = "rollback-level3.yml"
 
@@ -33,3 +33,39 @@ def test_a_monitor_that_starts_the_service_meanwhile_leaves_no_process_with_the_
     assert ran.record["outcome"] == "done", ran.said
     assert bench.sample.get("/version")[1]["version"] == GOOD
     assert "started behind the closed fence by somebody else than this run" in ran.output + str(ran.record)
+
+
+def test_an_application_that_migrates_itself_when_it_starts_is_not_done(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """The schema is taken back, the code is not: its start takes the schema up again."""
+    bench = broken(tmp_path_factory.mktemp("itself"), migration="adds")
+    try:
+        migrates_itself(bench)
+    finally:
+        bench.sample.remove()
+
+
+def migrates_itself(bench: Bench) -> None:
+    sample = bench.sample
+    there = sample.revision()
+    start = sample.root / "start.sh"
+    migrate = f"(cd {sample.app} && DATABASE_URL=sqlite:///{sample.databases[0]} {BIN}/alembic upgrade head)"
+    start.write_text(f'#!/bin/sh\nset -e\n{migrate}\nexec "$@"\n', encoding="utf-8")
+    start.chmod(0o755)
+    text = sample.configuration.read_text(encoding="utf-8")
+    sample.configuration.write_text(text.replace("command=", f"command={start} ", 1), encoding="utf-8")
+    sample.supervisor("reread")
+    sample.supervisor("update")
+    sample.wait(healthy=False)
+    ran = bench.play(
+        "rollback-schema.yml",
+        hosts=bench.profile("itself", rollback_checks=[]),
+        rollback_reason="x",
+        rollback_accept_data_loss_since="2000-01-01T00:00:00Z",
+        rollback_components=["shop-schema"],
+    )
+    assert sample.revision() == there
+    assert ran.record["outcome"] == "resumable", ran.said
+    assert f"shop-schema reads as revision {there}, not as revision" in ran.said
+    assert "migrates its database when it starts" in ran.said

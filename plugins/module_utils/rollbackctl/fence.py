@@ -15,13 +15,13 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from .component import BETWEEN, TARGET, FenceDriver
+from .component import TARGET, FenceDriver
 from .durable import now
 from .errors import LeaseHeld, RollbackError, StepFailed
 from .failpoints import VARIABLE, failpoint
 from .journal import Journal, fence_is_closed
 from .plan import Plan
-from .readback import CAPTURED_LAYERS, NEW, OLD, Picture, blank_place, place_of, read_service
+from .readback import CAPTURED_LAYERS, NEW, OLD, Picture, blank_place, place_of, read_service, read_steadily
 from .step import LOCK_WAIT_SECONDS, changing_step
 from .store import Lease, open_store
 from .work import Work
@@ -41,8 +41,6 @@ TRIES = 240
 PAUSE_LIMIT_SECONDS = 30.0
 # How often what somebody starts behind the closed fence is stopped again before one change; then a person must look.
 CLOSINGS = 3
-# What cannot be read may be readable a moment later, and a rollout that was begun may be about to end.
-SECOND_LOOKS = 5
 
 
 def close_fences(work: Work) -> None:
@@ -338,7 +336,7 @@ def _open_by_rule(work: Work, plan: Plan) -> None:
     journal = work.store.journal(run)
     report = {"word": "", "text": "", "opened": False, "message": ""}
     try:
-        picture = _behind_the_fence(work, journal, lambda: _picture(work, plan))
+        picture = _behind_the_fence(work, journal, lambda: read_steadily(work.store, work.run, plan, work.drivers))
         report.update(word=picture.word, text=picture.text)
         if picture.word in (OLD, NEW):
             with contextlib.suppress(OSError):
@@ -356,13 +354,3 @@ def _open_by_rule(work: Work, plan: Plan) -> None:
         report["message"] = str(error)
     with contextlib.suppress(OSError, RollbackError):
         work.store.write_watchdog(run, report)
-
-
-def _picture(work: Work, plan: Plan) -> Picture:
-    picture = read_service(work.store, work.run, plan, work.drivers)
-    for _again in range(SECOND_LOOKS):
-        if all(component.state not in ("unread", BETWEEN) for component in picture.components):
-            break
-        time.sleep(POLL_SECONDS if work.store.cluster is None else CLUSTER_POLL_SECONDS)
-        picture = read_service(work.store, work.run, plan, work.drivers)
-    return picture

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,10 @@ from .store import Store
 
 # What users write to: it is kept while nobody writes, and what differs from that was written since.
 CAPTURED_LAYERS = ("schema", "data")
+# What cannot be read may be readable a moment later, and a rollout that was begun may be about to end.
+SECOND_LOOKS = 5
+PAUSE_SECONDS = 0.5
+CLUSTER_PAUSE_SECONDS = 1.5
 OLD, NEW, NEITHER, STRANGE = "wholly old", "wholly new", "neither old nor new", "changed by somebody else"
 
 
@@ -107,3 +112,14 @@ def read_service(store: Store, run: Mapping[str, Any], plan: Plan, drivers: Sequ
         driver.place = place_of(store, run, entry.name)
         found.append(read_component(store, str(run["id"]), driver, entry))
     return Picture(tuple(found))
+
+
+def read_steadily(store: Store, run: Mapping[str, Any], plan: Plan, drivers: Sequence[Driver]) -> Picture:
+    """As read_service; what cannot be read, or is half-way, is looked at again."""
+    picture = read_service(store, run, plan, drivers)
+    for _again in range(SECOND_LOOKS):
+        if all(component.state not in ("unread", BETWEEN) for component in picture.components):
+            break
+        time.sleep(PAUSE_SECONDS if store.cluster is None else CLUSTER_PAUSE_SECONDS)
+        picture = read_service(store, run, plan, drivers)
+    return picture

@@ -5,19 +5,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import outcome
-from .component import Driver
 from .durable import now
+from .ending import CHANGING_KINDS, Ending, decide, locked_out
 from .errors import LeaseHeld, Refused, RollbackError
-from .journal import fence_is_closed
 from .ledger import choose_checkpoint, finish_checkpoint, lift_quarantine, quarantine_combination, release
 from .names import is_run_id
 from .plan import Plan, Proposal, Request, combination, compose
-from .readback import NEW, OLD, STRANGE, blank_place, captured, read_service
+from .readback import blank_place, captured
 from .status import describe
 from .step import LOCK_WAIT_SECONDS, beating
 from .store import Store, open_store
@@ -38,18 +36,6 @@ RUN_ARGUMENTS: dict[str, Any] = {
     "hold": {"type": "bool", "default": False},
     "message": {"type": "str", "default": ""},
 }
-# Kinds whose success is not that a component changed.
-CHANGING_KINDS = ("rollback", "undo", "panic", "shutdown")
-LOOKS_LIKE_NO_CHANGE = ("checkpoint", "adopt", "finalize", "quarantine")
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a run ended for one service."""
-
-    outcome: str
-    message: str
-    next: str = ""
 
 
 def check_identity(identity: Mapping[str, Any], store: Store) -> None:
@@ -316,7 +302,7 @@ def finish_run(
             document = store.read_plan(identity)
             plan = Plan.from_dict(document) if document else None
             with beating(store, identity, int(run["token"])):
-                ending = _decide(store, run, plan, drivers, events, failed=failed, message=message)
+                ending = decide(store, run, plan, drivers, events, failed=failed, message=message)
             if hold and ending.outcome == outcome.RESTORED:
                 ending = Ending(outcome.RESUMABLE, message, f"rollbackctl resume {identity}")
             if run.get("finished") in (outcome.DONE, outcome.ALREADY) and ending.outcome in (
@@ -340,61 +326,8 @@ def finish_run(
     except RollbackError as error:
         if getattr(error, "status", 0) not in (401, 403) or run["kind"] not in CHANGING_KINDS:
             raise
-        result.update(vars(_locked_out(run, message, error)))
+        result.update(vars(locked_out(run, message, error)))
     return result
-
-
-def _locked_out(run: Mapping[str, Any], message: str, error: RollbackError) -> Ending:
-    """Return the outcome of a run whose credentials the API server no longer takes: nothing could be read back, and
-    every object is whole all the same."""
-    if not run.get("busy"):  # it never came to a plan that changes something
-        return Ending(outcome.REFUSED, f"{message} {error.message}".strip(), error.next_step)
-    what = "Log in to the cluster again" if getattr(error, "status", 0) == 401 else "Ask for the missing right"
-    stopped = " It may be stopped, behind its closed fence." if run.get("fenced") else ""
-    return Ending(
-        outcome.RESUMABLE,
-        f"{message} How the service is could not be read: {error.message} Each of its components is as it was, as it "
-        f"is to be, or on its way there.{stopped}".strip(),
-        f"{what}, then: rollbackctl resume {run['id']}",
-    )
-
-
-def _decide(
-    store: Store,
-    run: Mapping[str, Any],
-    plan: Plan | None,
-    drivers: Sequence[Driver],
-    events: list[dict[str, Any]],
-    *,
-    failed: bool,
-    message: str,
-) -> Ending:
-    """Return the outcome, from what was read back, never from which task failed."""
-    identity = run["id"]
-    # A change that was begun and now reads as done was done, also by a process that could not write that down.
-    changing = ("begin", "applied", "recorded", "finalized", "released")
-    applied = any(event["event"] in changing for event in events)
-    if not failed:
-        word = outcome.DONE if applied or run["kind"] in LOOKS_LIKE_NO_CHANGE else outcome.ALREADY
-        return Ending(word, outcome.MEANINGS[word])
-    touched = any(event["event"] in ("begin", "fence-closing") for event in events)
-    if plan is None or not touched:
-        return Ending(outcome.REFUSED, message, "")
-    picture = read_service(store, run, plan, drivers)
-    closed = fence_is_closed(events)
-    state = f"The service is {picture.word} ({picture.text}). The fence is {'closed' if closed else 'open'}."
-    if picture.word == OLD and not closed:
-        return Ending(outcome.RESTORED, f"{message} It was put back to the state before the run. {state}", "")
-    if picture.word == STRANGE:
-        return Ending(
-            outcome.UNKNOWN,
-            f"{message} {state}",
-            f"Look at the component named above, then: rollbackctl resume {identity}",
-        )
-    following = f"rollbackctl resume {identity}"
-    if picture.word == NEW:
-        following += f"    or back to where it was: rollbackctl undo {identity}"
-    return Ending(outcome.RESUMABLE, f"{message} {state}", following)
 
 
 def _write_checkpoint(store: Store, run: Mapping[str, Any], asked: Mapping[str, Any], result: dict[str, Any]) -> Ending:

@@ -83,6 +83,31 @@ def test_done(service: Service) -> None:
     assert service.events()[-1] == "finished"
 
 
+@pytest.mark.parametrize(("left", "outcome"), [("bad\n", "resumable"), ("v9\n", "unknown")])
+def test_what_changes_again_when_traffic_is_back_is_not_done(service: Service, left: str, outcome: str) -> None:
+    """As an application that migrates its database when it starts."""
+    service.begin(rollback_to=TO)
+    service.go("stage", "capture", "rollback", "verify", "resume")
+    (service.folder / "app.txt").write_text(left, encoding="utf-8")
+    ending = service.finish()
+    assert (ending["outcome"], ending["quarantined"]) == (outcome, "")
+    assert f"app reads as version {left.strip()}, not as version good" in ending["message"]
+    assert "now that traffic is back" in ending["message"]
+    assert ending["next"].startswith("Keep it from that")
+    assert ending["next"].endswith(f"rollbackctl resume {RUN}")
+
+
+def test_an_undo_that_does_not_stay_is_not_done(service: Service) -> None:
+    rolled_back(service)
+    service.begin("undo", OTHER_RUN, rollback_run=RUN)
+    service.go("stage", "capture", "rollback", "verify", "resume")
+    (service.folder / "app.txt").write_text("good\n", encoding="utf-8")
+    ending = service.finish()
+    assert ending["outcome"] == "resumable"
+    assert "app reads as version good, not as version bad" in ending["message"]
+    assert service.store.quarantine() != []
+
+
 def test_already(service: Service) -> None:
     for name in ("env", "app"):
         (service.folder / f"{name}.txt").write_text("good-env\n" if name == "env" else "good\n", encoding="utf-8")

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a run ended for one service: decided by reading it back, never by which task failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import outcome
+from .component import Driver
+from .errors import RollbackError
+from .journal import fence_is_closed
+from .plan import Plan
+from .readback import NEW, OLD, STRANGE, Picture, read_service, read_steadily
+from .store import Store
+
+CHANGING_KINDS = ("rollback", "undo", "panic", "shutdown")
+# Kinds whose success is not that a component changed.
+LOOKS_LIKE_NO_CHANGE = ("checkpoint", "adopt", "finalize", "quarantine")
+# Kinds that end with traffic back, so that what then starts may change what was put back.
+OPENING_KINDS = ("rollback", "undo")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended for one service."""
+
+    outcome: str
+    message: str
+    next: str = ""
+
+
+def locked_out(run: Mapping[str, Any], message: str, error: RollbackError) -> Ending:
+    """Return the outcome of a run whose credentials the API server no longer takes: nothing could be read back, and
+    every object is whole all the same."""
+    if not run.get("busy"):  # it never came to a plan that changes something
+        return Ending(outcome.REFUSED, f"{message} {error.message}".strip(), error.next_step)
+    what = "Log in to the cluster again" if getattr(error, "status", 0) == 401 else "Ask for the missing right"
+    stopped = " It may be stopped, behind its closed fence." if run.get("fenced") else ""
+    return Ending(
+        outcome.RESUMABLE,
+        f"{message} How the service is could not be read: {error.message} Each of its components is as it was, as it "
+        f"is to be, or on its way there.{stopped}".strip(),
+        f"{what}, then: rollbackctl resume {run['id']}",
+    )
+
+
+def decide(
+    store: Store,
+    run: Mapping[str, Any],
+    plan: Plan | None,
+    drivers: Sequence[Driver],
+    events: list[dict[str, Any]],
+    *,
+    failed: bool,
+    message: str,
+) -> Ending:
+    """Return the outcome, from what was read back, never from which task failed.
+
+    :param failed: whether a phase of the run failed; message: what it said.
+    """
+    identity = run["id"]
+    # A change that was begun and now reads as done was done, also by a process that could not write that down.
+    changing = ("begin", "applied", "recorded", "finalized", "released")
+    applied = any(event["event"] in changing for event in events)
+    if not failed:
+        if plan is not None and applied and run["kind"] in OPENING_KINDS:
+            picture = read_steadily(store, run, plan, drivers)
+            if picture.word != NEW:
+                return _left_again(str(identity), plan, picture)
+        word = outcome.DONE if applied or run["kind"] in LOOKS_LIKE_NO_CHANGE else outcome.ALREADY
+        return Ending(word, outcome.MEANINGS[word])
+    touched = any(event["event"] in ("begin", "fence-closing") for event in events)
+    if plan is None or not touched:
+        return Ending(outcome.REFUSED, message, "")
+    picture = read_service(store, run, plan, drivers)
+    closed = fence_is_closed(events)
+    state = f"The service is {picture.word} ({picture.text}). The fence is {'closed' if closed else 'open'}."
+    if picture.word == OLD and not closed:
+        return Ending(outcome.RESTORED, f"{message} It was put back to the state before the run. {state}", "")
+    if picture.word == STRANGE:
+        return Ending(
+            outcome.UNKNOWN,
+            f"{message} {state}",
+            f"Look at the component named above, then: rollbackctl resume {identity}",
+        )
+    following = f"rollbackctl resume {identity}"
+    if picture.word == NEW:
+        following += f"    or back to where it was: rollbackctl undo {identity}"
+    return Ending(outcome.RESUMABLE, f"{message} {state}", following)
+
+
+def _left_again(identity: str, plan: Plan, picture: Picture) -> Ending:
+    """Return the outcome of a run that had reached its targets and, now that traffic is back, has not any more: mostly
+    an application that migrates its database when it starts. Nothing is taken back: users may have written since."""
+    left = [component for component in picture.components if component.state != "target"]
+    texts = []
+    for component in left:
+        entry = plan.entry(component.name)
+        texts.append(f"{component.name} reads as {component.text}, not as {entry.target.text if entry else 'planned'}")
+    said = (
+        f"Everything had been put back and read back; now that traffic is back, {'; '.join(texts)}. What started "
+        "then (an application that migrates its database when it starts, a job, somebody) changed it."
+    )
+    following = f"Keep it from that (put its code back as well, or switch it off), then: rollbackctl resume {identity}"
+    if picture.word == STRANGE:
+        return Ending(outcome.UNKNOWN, said, following)
+    return Ending(outcome.RESUMABLE, said, following)
