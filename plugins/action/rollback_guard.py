@@ -141,6 +141,7 @@ class ActionModule(RollbackAction):
             service=profile["rollback_service"]["name"],
             reason=str(asked.get("rollback_reason") or kind),
             to=asked.get("rollback_to") or {},
+            components=asked.get("rollback_components") or [],
         )
         result["rollbackctl"]["run"] = run
         result["rollbackctl"]["budgets"] = profile.get("rollback_budgets") or {}

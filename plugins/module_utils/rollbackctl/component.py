@@ -202,6 +202,11 @@ class Driver(ABC):
         do; asked when a checkpoint is taken. Nothing is changed."""
         return []
 
+    def lost_since(self, live: Version, reached: Version, loss: Loss) -> Loss | None:  # noqa: ARG002 - see below
+        """Return how much of a loss was written after a run had brought the component to `reached`: what that run
+        itself brought back is nobody's loss. All of it, unless a driver can compare."""
+        return loss
+
     def matches(self, reading: Version, version: Version, *, exact: bool) -> bool:
         """Say whether a reading is that version: equal identities, apart from exact_keys unless exact."""
         left_out = () if exact else self.exact_keys

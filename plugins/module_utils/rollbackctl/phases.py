@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Callable
 
 from .component import LIVE, OTHER, TARGET, Driver, Entry, Finding, Version
@@ -25,6 +26,7 @@ from .registry import drivers_of
 from .reversal import undo
 from .step import changing_step
 from .store import Store, open_store
+from .taken_back import require_whole, undone_plan
 from .work import Work, other
 
 PHASE_ARGUMENTS: dict[str, Any] = {
@@ -87,6 +89,8 @@ def _result(work: Work, began: float, **more: Any) -> dict[str, Any]:
 
 def _preflight(work: Work) -> None:
     resumed = work.plan if work.run.get("resume") else None
+    if work.run["kind"] == "undo" and resumed is None:
+        require_whole(work)
     for driver in work.drivers:
         began = time.monotonic()
         if resumed is not None:
@@ -108,6 +112,8 @@ def _propose(work: Work, driver: Driver, began: float) -> None:
             return
         target = driver.resolve(want)
         finding = driver.check(live, target)
+        if work.run["kind"] == "undo":
+            finding = _since_the_undone_run(work, driver, live, finding)
         problems += finding.problems
     except RollbackError as error:
         problems.append(f"{error.message} {error.next_step}".strip())
@@ -131,6 +137,19 @@ def _propose(work: Work, driver: Driver, began: float) -> None:
     work.proposals.append(proposal.to_dict())
     text = f"{live.text if live else 'could not be read'} -> {target.text if target else 'no target'}"
     work.note(driver.name, "refused" if problems else "ok", "; ".join(problems) or text, began)
+
+
+def _since_the_undone_run(work: Work, driver: Driver, live: Version, finding: Finding) -> Finding:
+    """Return a finding whose loss is what was written since the undone run, not what that run itself brought back."""
+    entry = undone_plan(work).entry(driver.name)
+    if finding.loss is None or entry is None:
+        return finding
+    events = work.store.journal(str(work.run["undoes"])).events()
+    applied = [event["at"] for event in events if event["event"] == "applied" and event["component"] == driver.name]
+    if not applied:
+        return finding
+    loss = replace(finding.loss, since=applied[-1])
+    return replace(finding, loss=driver.lost_since(live, entry.target, loss))
 
 
 def _with_problems(finding: Finding, problems: list[str]) -> Finding:

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .component import BETWEEN, TARGET, Driver, Entry, Finding, Version
+from .component import BETWEEN, TARGET, Driver, Entry, Finding, Loss, Version
 from .durable import now, read_document, sync_directory, write_document
 from .errors import Refused, StepFailed
 from .failpoints import failpoint
 from .safe_path import ourselves, worker
 from .sqlite_backup import MANIFEST, describe, prove_backup, prove_raw, record_raw, version_of
-from .sqlite_check import loss_of, problems_of
+from .sqlite_check import loss_of, loss_text, problems_of
 from .sqlite_content import Content, connect, in_wal_mode, orphans, read_content, reading, steadily
 from .sqlite_file import (
     attributes,
@@ -175,6 +175,19 @@ class SqliteDriver(Driver):
             needs_fence=not self._online,
             notes=tuple(notes),
         )
+
+    def lost_since(self, live: Version, reached: Version, loss: Loss) -> Loss | None:
+        """Return what was written since the database was restored from the backup `reached`, as far as it is lost."""
+        path = os.path.join(reached.at, str(reached.artefacts.get("file") or ""))
+        if reached.artefacts.get("kind") != "sqlite" or not os.path.isfile(path):
+            return loss
+        written = loss_of(self.path, live, reached)
+        if written is None:
+            return None
+        tables = {name: counts for name, counts in written.tables.items() if name in loss.tables}
+        if written.tables and loss.tables and not tables:
+            return None
+        return Loss(loss.since, loss_text(tables, loss.since) if tables else written.text, tables)
 
     def state(self, entry: Entry, *, opened: bool) -> tuple[str, Version]:
         """Read against the plan, with two additions to the engine's rule.

@@ -325,6 +325,92 @@ def test_undo_goes_on_from_half_way(service: Service) -> None:
     assert content(service, "app") == "bad\n"
 
 
+# -- a run that takes another one back --------------------------------------------------------------------------------
+
+
+def ended(service: Service) -> Service:
+    rolled_back(service)
+    service.go("verify")
+    assert service.finish()["outcome"] == "done"
+    return service
+
+
+def refused_undo(service: Service) -> dict[str, Any]:
+    """The preflight of an undo, which must be refused with nothing changed."""
+    service.open("undo", OTHER_RUN, rollback_run=RUN)
+    before = content(service, "db"), content(service, "app")
+    result = service.phase("preflight")
+    assert result["failed"]
+    assert f"Run {RUN} cannot be taken back as a whole" in result["msg"]
+    assert "Nothing was changed" in result["msg"]
+    assert service.finish(failed=True, message=result["msg"])["outcome"] == "refused"
+    assert (content(service, "db"), content(service, "app")) == before
+    return result
+
+
+def test_an_undo_is_refused_when_a_component_left_the_profile(service: Service) -> None:
+    """New code over the old schema would be a state that never was."""
+    ended(service)
+    del service.components["data"]
+    assert "db (data) was changed by it and is not in the profile any more" in refused_undo(service)["msg"]
+
+
+def test_an_undo_is_refused_when_a_component_was_renamed(service: Service) -> None:
+    ended(service)
+    option(service, "text", name="application")
+    assert "app (text) was changed by it and is not in the profile any more" in refused_undo(service)["msg"]
+
+
+def test_an_undo_of_what_was_named_asks_for_no_more(service: Service) -> None:
+    ended(service)
+    del service.components["data"]
+    service.open("undo", OTHER_RUN, rollback_run=RUN)
+    service.run["components"] = ["app"]
+    assert service.plan()["problems"] == []
+
+
+def test_an_undo_is_refused_when_the_journal_lost_what_was_kept(service: Service) -> None:
+    """Its end was cut off, the run was resumed and found everything at its target: nothing says what was there."""
+    ended(service)
+    journal = service.store.run_directory(RUN) / "journal.jsonl"
+    lines = journal.read_bytes().split(b"\n")
+    cut = next(number for number, line in enumerate(lines) if b'"captured"' in line)
+    journal.write_bytes(b"\n".join(lines[:cut]) + b"\n")
+    service.open(rollback_run=RUN)
+    service.go("preflight", "capture", "rollback", "verify")
+    assert service.finish()["outcome"] == "already"
+    message = refused_undo(service)["msg"]
+    assert "nothing was kept of db, and it reads as version v1, not as version v2" in message
+    assert "nothing was kept of app, and it reads as version good, not as version bad" in message
+
+
+def test_an_undo_leaves_alone_what_its_run_never_came_to(service: Service) -> None:
+    option(service, "text", fail="good")
+    service.begin(rollback_to=TO)
+    assert service.phase("rollback")["failed"]
+    assert service.finish(failed=True, message="it failed")["outcome"] == "resumable"
+    service.begin("undo", OTHER_RUN, rollback_run=RUN)
+    service.go("stage", "capture", "rollback", "verify")
+    assert (content(service, "db"), content(service, "app")) == ("v2\nrow 1\nrow 2\n", "bad\n")
+
+
+def test_an_undo_that_loses_data_needs_its_word(service: Service) -> None:
+    ended(service)
+    option(service, "data", loss=SINCE)
+    service.open("undo", OTHER_RUN, rollback_run=RUN)
+    made = service.plan()
+    (applied,) = [
+        event["at"]
+        for event in service.store.journal(RUN).events()
+        if event["event"] == "applied" and event["component"] == "db"
+    ]
+    assert made["problems"] == [
+        f"Data would be lost: 3 rows. This is a decision: pass rollback_accept_data_loss_since={applied} to go on."
+    ]
+    assert service.store.read_plan(OTHER_RUN) is None
+    assert service.plan(rollback_accept_data_loss_since=applied)["problems"] == []
+
+
 # -- resuming after the run ended -------------------------------------------------------------------------------------
 
 

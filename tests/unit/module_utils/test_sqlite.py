@@ -385,3 +385,27 @@ def test_a_long_writer_does_not_keep_the_restore_waiting_for_ever(tmp_path: Path
     writer.execute("COMMIT")
     writer.close()
     assert value(path, "SELECT version_num FROM alembic_version") == "bad1"
+
+
+def test_what_a_restore_itself_brought_back_is_nobody_s_loss_when_it_is_taken_back(tmp_path: Path) -> None:
+    path = make_database(tmp_path / "shop.db")
+    good, kept = tmp_path / "good", tmp_path / "kept"
+    good.mkdir()
+    kept.mkdir()
+    backup = checkpoint(path, good)
+    execute(path, "DELETE FROM orders WHERE id <= 10", "UPDATE orders SET total = 0 WHERE id = 11")
+    driver = make_driver(path, tmp_path / "work")
+    bad = driver.record(kept)
+    driver.apply(backup)
+    live = driver.live(exact=True)
+    claimed = driver.check(live, bad).loss
+    assert claimed is not None
+    assert driver.lost_since(live, backup, claimed) is None
+    execute(path, "UPDATE orders SET total = 7 WHERE id IN (20, 21)")
+    live = driver.live(exact=True)
+    claimed = driver.check(live, bad).loss
+    assert claimed is not None
+    written = driver.lost_since(live, backup, claimed)
+    assert written is not None
+    assert written.tables == {"orders": {"only_live": 0, "only_target": 0, "differ": 2}}
+    assert "orders: 2 changed" in written.text
