@@ -84,6 +84,7 @@ class Project:
         self.goes = what in ("upgrade", "downgrade")
         shown = io.StringIO()
         config = self.config(shown)
+        self.directory(config)
         if what == "look":
             command.current(config)
         elif what == "sql":
@@ -127,10 +128,8 @@ class Project:
 
     def history(self, needed: list[str]) -> dict[str, Any]:
         """Return heads and revisions; as env.py sees them where alembic's own configuration does not know them all."""
-        from alembic.script import ScriptDirectory  # noqa: PLC0415 - only there on the project's side
-
         read: Any = self.reader["read_revisions"]
-        found: dict[str, Any] = read(lambda: ScriptDirectory.from_config(self.config()))
+        found: dict[str, Any] = read(self.directory)
         if "error" in found and not found["missing"]:
             return found
         known = {revision["id"] for revision in found.get("revisions", ())}
@@ -140,14 +139,29 @@ class Project:
         knows_more = len(more.get("revisions", ())) > len(known)
         return more if knows_more or not (known or found.get("missing")) else found
 
+    def directory(self, config: Any = None) -> Any:
+        """Return the migrations, none of them loaded yet. Root does not load what belongs to somebody else."""
+        from alembic.script import ScriptDirectory  # noqa: PLC0415 - only there on the project's side
+
+        script = ScriptDirectory.from_config(config or self.config())
+        if os.geteuid() == 0:
+            folders = [script.dir, *(self.setup["version_locations"] or script.version_locations or ())]
+            files = [
+                os.path.join(top, name) for folder in folders for top, _, names in os.walk(folder) for name in names
+            ]
+            for path in [*folders, *files]:
+                owner = os.stat(path).st_uid if os.path.exists(path) else 0
+                if owner:
+                    raise RuntimeError(f"{path} belongs to user {owner}: set the component's 'user'")
+        return script
+
     def directory_of_env(self) -> Any:
         """Return the migrations as they are once env.py has run: it may name their folders itself."""
         from alembic.runtime.environment import EnvironmentContext  # noqa: PLC0415 - only there on the project's side
-        from alembic.script import ScriptDirectory  # noqa: PLC0415 - the same
 
         self.watch()
         config = self.config(io.StringIO())
-        script = ScriptDirectory.from_config(config)
+        script = self.directory(config)
         with EnvironmentContext(config, script, fn=lambda _revision, _context: [], dont_mutate=True):
             script.run_env()
         return script

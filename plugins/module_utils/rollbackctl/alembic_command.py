@@ -2,8 +2,8 @@
 """Runs the project's alembic, or its own command for it: in which environment, for how long, on which copy, and with
 what left out of messages.
 
-env.py and migrations are code of the project: they run with a deadline and an environment that holds nothing but what
-the component names, and they are given a copy of the database, never the database.
+env.py and migrations are code of the project: they run as its owner, with a deadline and an environment that holds
+nothing but what the component names, and they are given a copy of the database, never the database.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import signal
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,9 +25,11 @@ from urllib.parse import unquote
 
 from . import alembic_child, alembic_reader
 from .alembic_history import History
+from .alembic_owner import cannot_write, runs_as
 from .alembic_sqlite import quoted
 from .errors import DeadlineExceeded, Refused, RollbackError, StepFailed
 from .names import printable
+from .safe_path import Owner
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)([^@\s]+)@")
@@ -83,7 +85,26 @@ class Command:
         self.version_table = str(options.get("version_table") or "alembic_version")
         self.seconds = float(options.get("timeout") or 120)
         self.given = {str(key): str(value) for key, value in (options.get("environment") or {}).items()}
+        self._owner: Owner | None = None
         self.x = {str(key): str(value) for key, value in (options.get("x_arguments") or {}).items()}
+
+    @property
+    def owner(self) -> Owner:
+        """As whom the project's code runs.
+
+        :raises Refused: see alembic_owner.runs_as.
+        """
+        if self._owner is None:
+            self._owner = runs_as(self.options)
+        return self._owner
+
+    @contextlib.contextmanager
+    def _empty(self) -> Iterator[Path]:
+        """Give the path of a database that is not there yet, in a folder of its own that the project's user has."""
+        with tempfile.TemporaryDirectory(prefix="rollbackctl-") as folder:
+            if self.owner.drop:
+                os.chown(folder, self.owner.uid, self.owner.gid)
+            yield Path(folder, "empty.sqlite")
 
     # -- asking alembic ----------------------------------------------------------------------------------------------
 
@@ -93,8 +114,8 @@ class Command:
         :raises Refused: when they cannot be read, or one that others build upon is missing.
         """
         self._require_project()
-        with tempfile.TemporaryDirectory(prefix="rollbackctl-") as folder:
-            document = self._ask(Path(folder, "empty.sqlite"), {"do": "history", "needed": list(needed)})[0]
+        with self._empty() as copy:
+            document = self._ask(copy, {"do": "history", "needed": list(needed)})[0]
         if "error" not in document:
             return History.from_dicts(document["revisions"], document["heads"])
         if document["missing"]:
@@ -115,8 +136,7 @@ class Command:
         if self.own(verb):
             return Look("", "")
         questions = [{"do": "look"}, {"do": "sql", "verb": verb, "from": here, "to": there}]
-        with tempfile.TemporaryDirectory(prefix="rollbackctl-") as folder:
-            copy = Path(folder, "empty.sqlite")
+        with self._empty() as copy:
             answers = self._ask(copy, *questions)
         if "error" in answers[0]:
             return Look(f"{self.name}: env.py failed: {answers[0]['error']}.", "")
@@ -146,8 +166,7 @@ class Command:
 
         Nothing is done to the live database, also where the command does not take the address that it is given.
         """
-        with tempfile.TemporaryDirectory(prefix="rollbackctl-") as folder:
-            copy = Path(folder, "empty.sqlite")
+        with self._empty() as copy:
             try:
                 self._stamp(copy, here)
                 for verb in ["downgrade"] + ["upgrade"] * bool(self.own("upgrade")):
@@ -165,7 +184,7 @@ class Command:
         return ""
 
     def _stamp(self, copy: Path, revision: str) -> None:
-        with contextlib.closing(sqlite3.connect(copy)) as connection, connection:
+        with self.owner.acting(), contextlib.closing(sqlite3.connect(copy)) as connection, connection:
             table = quoted(self.version_table)
             connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
             connection.execute(f"DELETE FROM {table}")  # noqa: S608 - quoted
@@ -176,7 +195,13 @@ class Command:
         return [str(word) for word in self.options.get(f"{verb}_command") or []]
 
     def obstacles(self) -> list[str]:
-        """Return what in the options cannot work together."""
+        """Return what in the options cannot work together, and what the project's user may not do."""
+        try:
+            problem = cannot_write(self.owner, self.database)
+        except Refused as refusal:
+            return [f"{refusal.message} {refusal.next_step}"]
+        if problem:
+            return [f"{self.name}: {problem}"]
         words = [*self.own("downgrade"), *self.own("upgrade")]
         told = self.options.get("url_environment") or any("{url}" in word or "{database}" in word for word in words)
         if not words or told:
@@ -280,6 +305,9 @@ class Command:
             **self.given,
             **(more or {}),
         }
+        who: dict[str, Any] = {}
+        if self.owner.drop:
+            who = {"user": self.owner.uid, "group": self.owner.gid, "extra_groups": self.owner.groups}
         try:
             process = subprocess.Popen(
                 list(argv),
@@ -289,6 +317,7 @@ class Command:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT if merge else subprocess.PIPE,
                 start_new_session=True,
+                **who,
                 encoding="utf-8",
                 errors="replace",
             )

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from .durable import sync_directory
 from .errors import Refused, StateOther, StepFailed
+from .safe_path import worker
 from .sqlite_content import connect, reading
 
 CHUNK = 256  # pages per backup step when there is something to do between steps
@@ -184,21 +185,25 @@ class SqliteDatabase:
         :raises StepFailed: when somebody holds the database longer than `wait`; it is then unchanged.
         """
         try:
-            with (
-                contextlib.closing(sqlite3.connect(copy, timeout=self.wait)) as source,
-                contextlib.closing(
-                    sqlite3.connect(f"file:{quote(str(self.path))}?mode=rw", uri=True, timeout=self.wait)
-                ) as live,
-            ):
-                source.backup(live, pages=CHUNK, progress=_until(self.wait, between), sleep=0.05)
-                # Only tidies up: the write-ahead log has grown by the size of the whole database.
-                with contextlib.suppress(sqlite3.Error):
-                    live.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            with contextlib.closing(sqlite3.connect(copy, timeout=self.wait)) as source:
+                source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens what is beside it, as ourselves
+                self._write(source, between)
         except (sqlite3.Error, TimeoutError) as exc:
             raise StepFailed(
                 f"{self.name}: the copy could not be put in place of {self.path}: {exc}. The database is unchanged.",
                 "Keep writers away from it (stop the application or raise 'statement_timeout') and run this again.",
             ) from exc
+
+    def _write(self, source: sqlite3.Connection, between: Callable[[], None]) -> None:
+        address = f"file:{quote(str(self.path))}?mode=rw"
+        with (
+            worker(str(self.path)).acting(),
+            contextlib.closing(sqlite3.connect(address, uri=True, timeout=self.wait)) as live,
+        ):
+            source.backup(live, pages=CHUNK, progress=_until(self.wait, between), sleep=0.05)
+            # Only tidies up: the write-ahead log has grown by the size of the whole database.
+            with contextlib.suppress(sqlite3.Error):
+                live.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[Callable[[], None]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from .alembic_command import Command
 from .alembic_history import Steps
+from .alembic_owner import cannot_write
 from .alembic_sqlite import SqliteDatabase, remove_database
 from .errors import RollbackError, StepFailed
 from .failpoints import failpoint
@@ -39,6 +40,10 @@ class Walker:
 
         :raises StepFailed: a step or a health check failed; the message says at which revision the database is.
         """
+        with self.command.owner.acting():
+            self._walk(steps)
+
+    def _walk(self, steps: Steps) -> None:
         staged = bool(self.options.get("staged"))
         groups = [(arrival,) for arrival in steps.arrivals] if staged else [steps.arrivals]
         for group in groups:
@@ -59,6 +64,14 @@ class Walker:
         :raises StepFailed: a migration failed; the database itself was not touched.
         """
         began = time.monotonic()
+        with self.command.owner.acting():
+            self._migrate_aside(arrivals, forward=forward)
+        return time.monotonic() - began
+
+    def _migrate_aside(self, arrivals: tuple[str, ...], *, forward: bool) -> None:
+        problem = cannot_write(self.command.owner, str(self.database.path))
+        if problem:
+            raise StepFailed(f"{self.name}: {problem}")
         failpoint("rollback_alembic.copy.before")
         self.database.copy_to(self.aside)
         failpoint("rollback_alembic.copy.after")
@@ -80,12 +93,12 @@ class Walker:
                 f"{error.message} This happened on a copy: the database itself was not touched.",
                 error.next_step or "Restore the database instead, or go to another revision.",
             ) from error
-        return time.monotonic() - began
 
     def clean_up(self) -> list[str]:
         """Remove the copy beside the database; return what was there."""
-        there = [str(self.aside)] if self.aside.exists() else []
-        remove_database(self.aside)
+        with self.command.owner.acting():
+            there = [str(self.aside)] if self.aside.exists() else []
+            remove_database(self.aside)
         return there
 
     # -- one command -------------------------------------------------------------------------------------------------
