@@ -35,7 +35,7 @@ if _SHARED not in module_utils.__path__:
 
 from ansible.module_utils.rollbackctl.action import CALLBACK_VARIABLE, STOP_VARIABLE  # noqa: E402
 from ansible.module_utils.rollbackctl.controller import plain, raw_problems  # noqa: E402
-from ansible.module_utils.rollbackctl.names import is_run_id, new_id  # noqa: E402
+from ansible.module_utils.rollbackctl.names import is_run_id, new_id, printable  # noqa: E402
 from ansible.module_utils.rollbackctl.output import be_patient  # noqa: E402
 from ansible.module_utils.rollbackctl.record import Record, records_directory  # noqa: E402
 
@@ -90,6 +90,7 @@ class CallbackModule(CallbackBase):
             kind, level = str(variables["run_kind"]), int(variables.get("run_level", 0))
             self.record = self._new_record(self.run_id, kind, level)
             self.record.write()
+            self._display.display(self._banner(self.record.document))
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:  # noqa: ARG002, FBT001 - Ansible's signature
         """Note when a phase begins."""
@@ -126,6 +127,14 @@ class CallbackModule(CallbackBase):
         if phase:
             self.record.take(result.host.get_name(), phase, plain(dict(result.result)), failed=failed)
             self.record.write()
+
+    def _banner(self, told: dict[str, Any]) -> str:
+        """Return where, why and when, for whoever reads the output of a run from its first line on."""
+        services = self.extra.get("rollback_services") or []
+        named = services if isinstance(services, str) else ", ".join(map(str, services))
+        what = f"{told['kind']}, level {told['level']}" if told["level"] else told["kind"]
+        where = f"{told['limit'] or named or 'all'} of {', '.join(told['inventory']) or 'no inventory'}"
+        return printable(f"{told['started']} {told['run']}: {what}, of {where}: {told['reason'] or 'no reason given'}")
 
     def _new_record(self, run: str, kind: str, level: int) -> Record:
         sources = [str(Path(source).absolute()) for source in CLIARGS.get("inventory") or () if "," not in source]

@@ -102,6 +102,19 @@ def test_a_killed_run_leaves_a_true_record(arguments: dict[str, Any], tmp_path: 
     )
 
 
+def test_a_run_says_where_why_and_when_before_anything_is_done(arguments: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "go").touch()
+    (tmp_path / "staging").write_text("localhost ansible_connection=local\n", encoding="ascii")
+    argv = ["ansible-playbook", "-i", "staging", "-l", "localhost", "play.yml"]
+    reason = "rollback_reason='it broke\x1b[2J'"
+    ended = subprocess.run([*argv, "-e", reason], check=False, timeout=120, **arguments)
+    (record,) = records(tmp_path)
+    what = f"rollback, level 3, of localhost of {tmp_path}/staging: it broke\\x1b[2J"
+    before, said, _ = ended.stdout.partition(f"{record['started']} {record['run']}: {what}")
+    assert said, ended.stdout
+    assert "TASK" not in before
+
+
 def test_a_first_signal_waits_for_the_step_a_second_does_not(arguments: dict[str, Any], tmp_path: Path) -> None:
     process = subprocess.Popen(command(tmp_path), start_new_session=True, **arguments)
     try:

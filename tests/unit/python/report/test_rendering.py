@@ -83,6 +83,22 @@ def test_what_is_kept_says_who_why_and_when(name: str) -> None:
         assert fact in shown, fact
 
 
+@pytest.mark.parametrize("name", ["markdown", "terminal"])
+def test_a_phase_over_its_budget_is_marked_and_no_other(name: str) -> None:
+    """Five minutes for verifying, and it took one second more; the whole run was in time."""
+    phases = [
+        {"name": "rollback", "offset": 0.0, "seconds": 299.0, "budget_seconds": 300.0, "status": "ok"},
+        {"name": "verify", "offset": 299.0, "seconds": 301.0, "budget_seconds": 300.0, "status": "ok"},
+    ]
+    late = samples.record(phases=phases, seconds=600.0, budget_seconds=900.0)
+    shown = RENDERERS[name](parse(late)).lower()
+    marked = [line for line in shown.splitlines() if "over budget" in line or "over its budget" in line]
+    assert len(marked) == 1, shown
+    assert "verify" in marked[0]
+    in_time = samples.record(phases=[{**phases[1], "seconds": 299.0}], seconds=600.0, budget_seconds=900.0)
+    assert "over" not in RENDERERS[name](parse(in_time)).lower().replace("recover", "")
+
+
 @pytest.mark.parametrize("name", RENDERERS)
 @pytest.mark.parametrize("sample", samples.SAMPLES)
 def test_every_record_can_be_shown(name: str, sample: str) -> None:
