@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from .errors import RollbackError
 
-SET_ASIDE = "Do not edit what the state store holds. Restore it from a backup, or move it away."
+SET_ASIDE = "Do not edit what the state store holds. Restore it from a backup, or move it away"
 
 
 def now(*, fraction: bool = False) -> str:
@@ -46,6 +47,21 @@ def sync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_directory(path: Path) -> Path:
+    """Make a directory for its owner alone, durably, if it is not there; return it. Its parent must be there.
+
+    :raises OSError: the file system refuses.
+    """
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    else:
+        sync_directory(path.parent)
+    return path
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o600) -> None:
@@ -84,10 +100,10 @@ def seal(document: dict[str, Any]) -> bytes:
     return json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
-def unseal(raw: bytes, what: str) -> dict[str, Any]:
+def unseal(raw: bytes, what: str, aside: str = "") -> dict[str, Any]:
     """Return the document that seal wrote.
 
-    :param what: where it was read, for the message.
+    :param what: where it was read, for the message. aside: the command that moves it away.
     :raises RollbackError: when it is damaged: its digest does not match or it is no JSON.
     """
     try:
@@ -99,7 +115,7 @@ def unseal(raw: bytes, what: str) -> dict[str, Any]:
     if not whole:
         raise RollbackError(
             f"{what} is damaged: its content does not match its own checksum.",
-            SET_ASIDE,
+            f"{SET_ASIDE}:  {aside}" if aside else f"{SET_ASIDE}.",
         )
     return dict(document)
 
@@ -118,4 +134,9 @@ def read_document(path: Path) -> dict[str, Any] | None:
         raw = path.read_bytes()
     except FileNotFoundError:
         return None
-    return unseal(raw, str(path))
+    return unseal(raw, str(path), move_away(path))
+
+
+def move_away(path: Path) -> str:
+    """Return the command that moves a damaged file away and leaves it beside, for whoever looks into it."""
+    return f"mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')}"

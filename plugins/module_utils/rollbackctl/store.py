@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from .durable import SET_ASIDE, now, read_document, write_document
+from .durable import SET_ASIDE, make_directory, move_away, now, read_document, write_document
 from .errors import LeaseHeld, Refused, RollbackError
 from .journal import FileJournal, Journal, ended_well, fence_is_closed, opened_with
 from .names import is_name, is_run_id
@@ -268,7 +268,7 @@ class DirectoryStore(Store):
         try:
             missing = [folder for folder in self.path.parents if not folder.exists()]
             for folder in (*missing[::-1], self.path, self.path / "checkpoints", self.path / "runs"):
-                folder.mkdir(mode=0o700, exist_ok=True)
+                make_directory(folder)
             os.close(os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
         except OSError as error:
             raise Refused(f"The state store {self.path} cannot be written: {error.strerror}.") from error
@@ -303,7 +303,8 @@ class DirectoryStore(Store):
         try:
             lease = Lease(**document) if document else None
         except TypeError as error:
-            raise RollbackError(f"{path} is damaged: it is not what rollbackctl writes.", SET_ASIDE) from error
+            following = f"{SET_ASIDE}:  {move_away(path)}"
+            raise RollbackError(f"{path} is damaged: it is not what rollbackctl writes.", following) from error
         return lease if lease is not None and lease.run and path.stat().st_mtime != 0 else None
 
     def lease_ends_in(self, lease: Lease) -> float:
@@ -373,7 +374,7 @@ class DirectoryStore(Store):
 
     def open_journal(self, run: str) -> Journal:
         """Return a run's journal; its directory and file are made if they are missing."""
-        self.run_directory(run).mkdir(mode=0o700, exist_ok=True)
+        make_directory(self.run_directory(run))
         journal = self.journal(run)
         journal.create()
         return journal
@@ -384,8 +385,7 @@ class DirectoryStore(Store):
 
     def write_plan(self, run: str, plan: dict[str, Any]) -> None:
         """Make the plan durable, with room for the journal: after this the run needs no new space to end well."""
-        directory = self.run_directory(run)
-        directory.mkdir(mode=0o700, exist_ok=True)
+        directory = make_directory(self.run_directory(run))
         self.journal(run).create()
         for entry in plan.get("entries", ()):
             self.kept_directory(run, str(entry["name"]))
@@ -396,8 +396,8 @@ class DirectoryStore(Store):
         if not is_name(component):
             raise Refused(f"{component!r} is not a component name.")
         directory = self.run_directory(run) / "kept" / component
-        for folder in (directory.parent.parent, directory.parent, directory):  # mkdir's mode is not for its parents
-            folder.mkdir(mode=0o700, exist_ok=True)
+        for folder in (directory.parent.parent, directory.parent, directory):
+            make_directory(folder)
         return directory
 
     def work_directory(self, run: str, component: str) -> Path:
@@ -406,7 +406,7 @@ class DirectoryStore(Store):
 
     def kept_shelf(self, run: str, component: str, label: str) -> Path:
         """Return (and make) the directory for one thing that a run keeps of a component."""
-        return _made(self.kept_directory(run, component) / label)
+        return make_directory(self.kept_directory(run, component) / label)
 
     def remove_kept(self, run: str) -> None:
         """Remove what a run kept: nobody needs the way back any more."""
@@ -420,7 +420,7 @@ class DirectoryStore(Store):
 
     def checkpoint_shelf(self, checkpoint: str, component: str) -> Path:
         """Return (and make) the directory for a component's artefacts of a checkpoint."""
-        return _made(_made(self.checkpoint_directory(checkpoint)) / component)
+        return make_directory(make_directory(self.checkpoint_directory(checkpoint)) / component)
 
     def checkpoint_directory(self, checkpoint: str) -> Path:
         """Return the directory of a checkpoint.
@@ -453,7 +453,7 @@ class DirectoryStore(Store):
 
     def write_checkpoint(self, document: dict[str, Any]) -> None:
         """Write a checkpoint's document; its artefacts are durable already."""
-        write_document(_made(self.checkpoint_directory(document["id"])) / "checkpoint.json", document)
+        write_document(make_directory(self.checkpoint_directory(document["id"])) / "checkpoint.json", document)
 
     def quarantine(self) -> list[dict[str, Any]]:
         """Return the quarantined combinations, oldest first."""
@@ -490,8 +490,3 @@ def in_order(checkpoint: Mapping[str, Any]) -> tuple[int, str, str]:
 def host_name() -> str:
     """Return this machine's name, as leases and records carry it."""
     return socket.gethostname()
-
-
-def _made(directory: Path) -> Path:
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return directory

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +66,9 @@ def test_status_names_what_is_damaged_and_tells_the_rest(service: Service, what:
     (said,) = found["damaged"]
     assert str(path) in said
     assert "Restore it from a backup" in said
+    typed = said.rpartition("  ")[2]
+    subprocess.run(shlex.split(typed), check=True, timeout=60)
+    assert describe(service.state)["damaged"] == [], "what it says to type is enough"
     assert [run["run"] for run in found["runs"]] == [run["run"] for run in whole["runs"]]
     assert found["runs"][0]["outcome"] == "done"
     if what not in {"lease", "quarantine", "checkpoint"}:
