@@ -11,6 +11,7 @@ from typing import Any
 
 from .component import unknown_target
 from .errors import Refused
+from .names import name_a_version
 
 _STEPS_BACK = re.compile(r"-([0-9]{1,4})")
 PREFIX_LENGTH = 4
@@ -182,7 +183,8 @@ class History:
                 "Nothing was changed.",
                 "Write more of it: " + self._example(name, matching[0]),
             )
-        raise unknown_target(name, want, [revision.label for revision in self.revisions.values()], "revision")
+        labels = [revision.label for revision in self.revisions.values()]
+        raise unknown_target(name, want, labels, "revision", self._near(current))
 
     def _back(self, name: str, count: int, current: str) -> Revision:
         if len(self.heads) > 1:
@@ -225,7 +227,7 @@ class History:
 
     @staticmethod
     def _example(name: str, revision: str) -> str:
-        return f'-e \'{{"rollback_to": {{"{name}": "{revision}"}}}}\''
+        return name_a_version(name, revision)
 
     def ancestry(self, revision: str) -> list[dict[str, Any]]:
         """Return revision and what it builds upon as JSON values, newest first, as far as the line is single."""

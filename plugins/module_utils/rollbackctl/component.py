@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .errors import Refused
+from .names import name_a_version
 
 # How a component reads against the plan.
 LIVE, TARGET, BETWEEN, OTHER = "live", "target", "between", "other"
@@ -268,10 +269,15 @@ class FenceDriver(Driver):
         """Open it and read that back; idempotent."""
 
 
-def unknown_target(name: str, want: str, candidates: list[str], kind: str) -> Refused:
-    """Return the refusal for a target that does not exist: what was wanted and what there is."""
+def unknown_target(name: str, want: str, candidates: list[str], kind: str, example: str = "") -> Refused:
+    """Return the refusal for a target that does not exist: what was wanted, what there is, and one of it to type.
+
+    example: the candidate that is most likely meant; the first one without it.
+    """
     listed = ", ".join(candidates[:20]) if candidates else "none were found"
+    # A candidate may have a remark after its name: "4f2a91c (release 1.4)".
+    typed = example or (candidates[0].partition(" ")[0] if candidates else "VERSION")
     return Refused(
         f"{name}: {kind} {want!r} does not exist. Known: {listed}. Nothing was changed.",
-        f'Name one of them: -e \'{{"rollback_to": {{"{name}": "..."}}}}\'',
+        f"Name one of them: {name_a_version(name, typed)}",
     )

@@ -6,7 +6,6 @@ The truth about parameters is in the roles' meta/argument_specs.yml; nothing her
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,7 @@ import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from .durable import parse_time
-from .names import has_template, is_name, is_run_id, printable, text_problem
+from .names import did_you_mean, has_template, is_name, is_run_id, printable, text_problem
 
 # A name with this beginning that nobody knows is a typing error, and a typing error must not pass silently.
 OWN_PREFIX = "rollback_"
@@ -85,9 +84,9 @@ def unknown_names(given: Iterable[str], known: set[str]) -> list[str]:
     for name in sorted(given):
         if name in known or name in ENGINE_VARIABLES:
             continue
-        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=NEAR_MISS)
-        if name.startswith(OWN_PREFIX) or near:
-            hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, known, NEAR_MISS)
+        if name.startswith(OWN_PREFIX) or hint:
+            hint = hint or did_you_mean(name, known)
             wrong.append(f"{printable(name)} is not a variable of rollbackctl{hint}")
     return wrong
 
@@ -145,7 +144,9 @@ def parameter_problems(asked: Mapping[str, Any], kind: str) -> list[str]:
 
 
 def _is_hash(text: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{12,64}", text) is not None
+    plan = r"[0-9a-f]{12,64}"
+    named = rf"[A-Za-z0-9][A-Za-z0-9._-]*={plan}"
+    return re.fullmatch(rf"{plan}|{named}(,{named})*", text) is not None
 
 
 def _is_time(text: str) -> bool:
@@ -163,7 +164,7 @@ _FORMS: tuple[tuple[str, Callable[[str], bool], str], ...] = (
     ("rollback_environment", is_name, _NAME_FORM),
     ("rollback_release", is_name, _NAME_FORM),
     ("rollback_run", is_run_id, "a run id (lowercase letters, digits, dashes)"),
-    ("rollback_plan", _is_hash, "a plan's hash (12 or more hexadecimal digits)"),
+    ("rollback_plan", _is_hash, "a plan's hash (12 or more hexadecimal digits), or SERVICE=HASH,SERVICE=HASH"),
     ("rollback_accept_data_loss_since", _is_time, "a time; write it as 2026-11-21T09:30:15Z"),
 )
 
@@ -205,8 +206,19 @@ def component_problems(names: Iterable[str], components: Mapping[str, list[dict[
     for name in names:
         if name not in seen:
             listed = ", ".join(sorted(seen)) or "none"
-            wrong.append(f"there is no component {_short(name)} in this playbook's layers; components: {listed}")
+            hint = did_you_mean(name, seen)
+            wrong.append(f"there is no component {_short(name)} in this playbook's layers; components: {listed}{hint}")
     return wrong
+
+
+def together(problems: Iterable[str]) -> list[str]:
+    """Return problems with those that several components share said once: "shop-db, shop-env: ..."."""
+    names: dict[str, list[str]] = {}
+    for problem in problems:
+        name, colon, text = problem.partition(": ")
+        alike = bool(colon) and is_name(name)
+        names.setdefault(text if alike else problem, []).extend([name] if alike else [])
+    return [f"{', '.join(dict.fromkeys(of))}: {text}" if of else text for text, of in names.items()]
 
 
 def budget_notes(budgets: Mapping[str, Any], level: int) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from .component import unknown_target
 from .errors import Refused
 from .git_command import Git
-from .names import printable
+from .names import name_a_version, printable
 
 _FULL = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _SHORT = re.compile(r"[0-9a-f]{4,63}")
@@ -48,6 +48,11 @@ def recent(git: Git, head: str) -> list[str]:
     return [printable(line)[:72] for line in lines]
 
 
+def _before(git: Git, head: str) -> str:
+    """Return the short id of the last commit but one, which is a better guess than the one that is live."""
+    return (recent(git, head)[:2] or ["COMMIT"])[-1].partition(" ")[0]
+
+
 def is_ancestor(git: Git, commit: str, head: str) -> bool:
     """Say whether commit is in the history of head."""
     return git.ask("merge-base", "--is-ancestor", commit, head).code == 0
@@ -65,7 +70,7 @@ def commit_named(git: Git, name: str, want: str, *, head: str, remote: str) -> s
         raise Refused(
             f"{name}: {shown!r} counts from something that moves, so it is a guess and no known-good version. "
             f"The last commits: {', '.join(recent(git, head))}. Nothing was changed.",
-            f'Name the commit itself: -e \'{{"rollback_to": {{"{name}": "<commit id or tag>"}}}}\'',
+            f"Name the commit itself: {name_a_version(name, _before(git, head))}",
         )
     if not _PLAIN.fullmatch(want):
         raise Refused(
@@ -84,7 +89,7 @@ def commit_named(git: Git, name: str, want: str, *, head: str, remote: str) -> s
     if not found:
         if is_shallow(git):
             raise absent(git, name, repr(shown), want if _FULL.fullmatch(want) else "", remote)
-        raise unknown_target(name, shown, recent(git, head), "commit, tag or branch")
+        raise unknown_target(name, shown, recent(git, head), "commit, tag or branch", _before(git, head))
     return found.pop()
 
 

@@ -36,6 +36,7 @@ from .kube_preflight import targets_text
 from .kube_proof import SHOW_HISTORY_OF, prove
 from .kube_rollout import settled
 from .kube_way import Objects, WayDriver, is_checkpoint
+from .names import name_a_version
 
 CONFIG = "config"
 AS_USUAL = "as_usual"
@@ -179,7 +180,7 @@ class TemplateDriver(WayDriver):
                 for workload, item in items.items()
             }
         except Refused as error:
-            hint = f'-e \'{{"rollback_to": {{"{self.name}": "revision:NUMBER"}}}}\''
+            hint = name_a_version(self.name, "revision:NUMBER")
             raise Refused(f"{self.name}: {error.message}", f"Name another one: {hint}") from error
         templates = {str(workload): template for workload, (template, _) in found.items()}
         identity = {name: template_hash(self._named(template)) for name, template in templates.items()}

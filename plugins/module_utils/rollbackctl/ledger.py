@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .component import Entry
 from .durable import digest, parse_time
 from .errors import Refused, RollbackError
+from .names import name_a_version
 from .plan import Plan, is_quarantined
 from .store import Store
 
 CANDIDATE, PROVEN, DAMAGED = "candidate", "proven", "damaged"
+NONE_PROVEN = "There is no proven checkpoint"
 
 
 def checkpoint_combination(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,6 +47,60 @@ def choose_checkpoint(store: Store, named: str) -> str:
     for document in known:
         if document["state"] == PROVEN and not is_quarantined(checkpoint_combination(document), quarantine):
             return str(document["id"])
+    return ""
+
+
+def no_target(name: str, checkpoints: Sequence[Mapping[str, Any]], chosen: str, choices: Sequence[str]) -> Refused:
+    """Return the refusal of a component that nothing names a target for, with what can be typed to name one.
+
+    :param checkpoints: those of the service, newest first.
+    :param chosen: the checkpoint of the run, which does not hold the component; empty when none is proven.
+    :param choices: what the component itself knows to go back to.
+    """
+    able = [d for d in checkpoints if d["state"] in (CANDIDATE, PROVEN) and name in d.get("components", {})]
+    # A proven one that was not chosen holds what was rolled back before.
+    words = {CANDIDATE: CANDIDATE, PROVEN: PROVEN if chosen else "proven, but quarantined"}
+    listed = [f"{document['id']} ({words[document['state']]}, {document['taken']})" for document in able]
+    candidates = [document for document in able if document["state"] == CANDIDATE]
+    others = [choice.partition(" ")[2] for choice in choices if ", live" not in choice]  # "deployment/api revision:2 ("
+    named = name_a_version(name, others[0].partition(" ")[0] if others else "VERSION")
+    if chosen:
+        other = f"rollback_checkpoint={able[0]['id']}" if able else named
+        return Refused(f"Checkpoint {chosen} does not hold {name}. Held by: {', '.join(listed) or 'none'}.", other)
+    if candidates:
+        return Refused(
+            f"{NONE_PROVEN} to go back to. Candidates: {', '.join(listed)}.",
+            f"To go back to the newest: rollback_checkpoint={candidates[0]['id']}. A candidate becomes proven by "
+            "the next checkpoint that is taken after rollback_soak_seconds and still finds the service as it was.",
+        )
+    known = ", ".join([*listed, *choices]) or "none"
+    return Refused(
+        f"{NONE_PROVEN} to take {name} back to. Candidates: {known}. "
+        "Name one with rollback_checkpoint, or this component's version with rollback_to.",
+        named,
+    )
+
+
+def newer_candidate(store: Store, chosen: str, entries: Sequence[Entry]) -> str:
+    """Return a note when a newer checkpoint is the same but for the data, only not proven yet; else an empty string.
+
+    :param chosen: the checkpoint of the plan; empty when each component was named.
+    :param entries: the plan's.
+    """
+    if not chosen or not any(entry.layer == "data" and entry.action == "change" for entry in entries):
+        return ""
+    same = [entry.name for entry in entries if entry.layer in ("application", "schema") and entry.action != "follow"]
+    checkpoints = store.checkpoints()
+    held = {document["id"]: checkpoint_combination(document) for document in checkpoints}
+    for document in checkpoints:
+        if document["id"] == chosen:
+            break
+        alike = all(held[document["id"]].get(name) == held.get(chosen, {}).get(name) for name in same)
+        if document["state"] == CANDIDATE and alike:
+            return (
+                f"{document['id']}, taken {document['taken']}, is newer and has the same code and schema; it is not "
+                f"proven yet. Less is lost with rollback_checkpoint={document['id']}."
+            )
     return ""
 
 

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
+import shlex
+from collections.abc import Iterable
 from datetime import datetime, timezone
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -49,3 +52,16 @@ def printable(text: str) -> str:
 def has_template(text: str) -> bool:
     """Say whether Ansible would treat text as a template."""
     return any(mark in text for mark in _TEMPLATE_MARKS)
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return "; did you mean NAME?" for the known name that is nearest to a word, or an empty string."""
+    import difflib  # noqa: PLC0415 - a module on a host starts sooner without it
+
+    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=cutoff)
+    return f"; did you mean {printable(near[0])}?" if near else ""
+
+
+def name_a_version(component: str, version: str) -> str:
+    """Return what to type to name a component's version, quoted for a shell."""
+    return f"-e {shlex.quote(json.dumps({'rollback_to': {component: version}}, ensure_ascii=False))}"

@@ -18,6 +18,7 @@ from .durable import now
 from .errors import AwaitingSomebody, Refused, RollbackError, StateOther, StepFailed
 from .fence import CLOSINGS, close_fences, closed_again, open_fences, refuse_written, require_fence, started_again
 from .journal import Journal, fence_is_closed, written_since_applied
+from .ledger import no_target
 from .names import printable
 from .plan import Proposal
 from .readback import CAPTURED_LAYERS, blank_place, captured, place_of
@@ -106,6 +107,8 @@ def _propose(work: Work, driver: Driver, began: float) -> None:
     finding = Finding()
     try:
         live = driver.live(exact=True)
+        if work.run["kind"] == "preflight":  # nobody waits: what an incident's run would stumble over is said as well
+            problems += driver.ready()
         want = wanted(work, driver, live)
         if want is None:
             work.note(driver.name, "ok", f"live: {live.text}; this run leaves it alone", began)
@@ -178,18 +181,7 @@ def wanted(work: Work, driver: Driver, live: Version) -> Version | str | None:
         for document in work.checkpoints:
             if document["id"] == run["checkpoint"] and driver.name in document.get("components", {}):
                 return Version.from_dict(document["components"][driver.name])
-        raise Refused(f"Checkpoint {run['checkpoint']} does not hold {driver.name}.", _name_it(driver.name))
-    known = [f"{d['id']} ({d['state']}, {d['taken']})" for d in work.checkpoints]
-    known += driver.choices()
-    raise Refused(
-        f"There is no proven checkpoint to take {driver.name} back to. Candidates: {', '.join(known) or 'none'}. "
-        "Name one with rollback_checkpoint, or this component's version with rollback_to.",
-        _name_it(driver.name),
-    )
-
-
-def _name_it(name: str) -> str:
-    return f'-e \'{{"rollback_to": {{"{name}": "VERSION"}}}}\''
+    raise no_target(driver.name, work.checkpoints, str(run.get("checkpoint") or ""), driver.choices())
 
 
 def _preflight_resumed(work: Work, driver: Driver, entry: Entry | None, began: float) -> None:

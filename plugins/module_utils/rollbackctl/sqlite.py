@@ -14,6 +14,7 @@ from .component import BETWEEN, TARGET, Driver, Entry, Finding, Loss, Version
 from .durable import now, read_document, sync_directory, write_document
 from .errors import Refused, StepFailed
 from .failpoints import failpoint
+from .names import name_a_version
 from .safe_path import ourselves, worker
 from .sqlite_backup import MANIFEST, describe, prove_backup, prove_raw, record_raw, version_of
 from .sqlite_check import loss_of, loss_text, problems_of
@@ -142,7 +143,7 @@ class SqliteDriver(Driver):
         if not os.path.isabs(want) or "\x00" in want:
             raise Refused(
                 f"{self.name}: {want!r} is not the absolute path of a backup. Nothing was changed.",
-                f'Name a file: -e \'{{"rollback_to": {{"{self.name}": "/backups/{self.name}.sqlite"}}}}\'',
+                f"Name a file: {name_a_version(self.name, f'/backups/{self.name}.sqlite')}",
             )
         folder, file = os.path.split(want)
         document = read_document(Path(folder, MANIFEST))

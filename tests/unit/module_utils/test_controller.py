@@ -17,6 +17,7 @@ from ansible.module_utils.rollbackctl.controller import (
     plain,
     raw_problems,
     role_options,
+    together,
     unknown_names,
     validate,
 )
@@ -238,7 +239,7 @@ def test_hostile_names_in_a_profile_are_refused(text: str) -> None:
 
 def test_a_component_that_is_not_there_is_refused_with_those_that_are() -> None:
     (problem,) = component_problems(["dbb"], {"restore_sqlite": [{"name": "db"}], "rollback_git": [{"name": "app"}]})
-    assert problem == "there is no component 'dbb' in this playbook's layers; components: app, db"
+    assert problem == "there is no component 'dbb' in this playbook's layers; components: app, db; did you mean db?"
     assert component_problems(["db"], {"restore_sqlite": [{"name": "db"}]}) == []
 
 
@@ -275,3 +276,26 @@ def test_json_values_stay_as_they_are() -> None:
     value: dict[str, Any] = {"a": [1, 2.5, None, True, "Größe", {"b": {}}]}
     assert plain(value) == value
     assert json.loads(json.dumps(plain(value))) == value
+
+
+def test_what_several_components_share_is_said_once() -> None:
+    assert together(["shop-db: no checkpoint", "It is late", "shop-env: no checkpoint", "shop-env: no space"]) == [
+        "shop-db, shop-env: no checkpoint",
+        "It is late",
+        "shop-env: no space",
+    ]
+
+
+def test_an_unknown_component_is_answered_with_the_nearest() -> None:
+    (problem,) = component_problems(["shop-bd"], {"restore_sqlite": [{"name": "shop-db"}]})
+    assert problem.endswith("components: shop-db; did you mean shop-db?")
+
+
+@pytest.mark.parametrize("plan", ["0" * 12, "shop=" + "a" * 12, f"shop={'a' * 64},pay={'b' * 12}"])
+def test_a_plan_is_approved_by_hash_or_by_service(plan: str) -> None:
+    assert parameter_problems({**PLAIN, "rollback_plan": plan}, "rollback") == []
+
+
+@pytest.mark.parametrize("plan", ["0", "shop=", "shop=x,pay=" + "b" * 12, "=" + "a" * 12, "a" * 12 + ","])
+def test_what_is_no_approval(plan: str) -> None:
+    assert parameter_problems({**PLAIN, "rollback_plan": plan}, "rollback")

@@ -15,6 +15,8 @@ from ansible.module_utils.rollbackctl.ledger import (
     choose_checkpoint,
     finish_checkpoint,
     lift_quarantine,
+    newer_candidate,
+    no_target,
     quarantine_combination,
     release,
 )
@@ -202,3 +204,48 @@ def test_taking_a_run_forward_again_lifts_only_its_own(store: DirectoryStore) ->
     store.write_quarantine([{"id": "q-1", "run": RUN}, {"id": "q-2", "run": OTHER_RUN}])
     lift_quarantine(store, RUN)
     assert [entry["id"] for entry in store.quarantine()] == ["q-2"]
+
+
+# -- what is said -----------------------------------------------------------------------------------------------------
+
+
+def entry(name: str, layer: str) -> Entry:
+    one = Version({}, "a version")
+    return Entry(name, "a_role", layer, one, one, "change", Finding())
+
+
+ENTRIES = [entry("code", "application"), entry("schema", "schema"), entry("db", "data")]
+
+
+@pytest.mark.parametrize(
+    ("newer", "said"),
+    [
+        ({"code": version(commit="a"), "schema": version(revision="1"), "db": version(rows="2")}, True),
+        ({"code": version(commit="b"), "schema": version(revision="1"), "db": version(rows="2")}, False),
+        ({"code": version(commit="a"), "schema": version(revision="2"), "db": version(rows="2")}, False),
+    ],
+)
+def test_a_newer_candidate_of_the_same_code_and_schema_is_named(
+    store: DirectoryStore, newer: dict[str, Any], *, said: bool
+) -> None:
+    good = {"code": version(commit="a"), "schema": version(revision="1"), "db": version(rows="1")}
+    put(store, "cp-1", SINCE, "proven", **good)
+    put(store, "cp-2", LATER, "candidate", **newer)
+    note = newer_candidate(store, "cp-1", ENTRIES)
+    assert ("rollback_checkpoint=cp-2" in note) == said
+    assert newer_candidate(store, "cp-1", ENTRIES[:2]) == ""  # no data is lost: nothing is to be gained
+
+
+def test_before_anything_is_proven_it_says_what_to_type(store: DirectoryStore) -> None:
+    put(store, "cp-1", SINCE, "candidate", code=version(commit="a"))
+    put(store, "cp-2", LATER, "candidate", other=version(commit="a"))
+    refused = no_target("code", store.checkpoints(), "", [])
+    assert f"cp-1 (candidate, {SINCE})" in refused.message
+    assert refused.next_step.startswith("To go back to the newest: rollback_checkpoint=cp-1.")
+    assert "rollback_soak_seconds" in refused.next_step
+    assert no_target("code", store.checkpoints(), "cp-2", []).next_step == "rollback_checkpoint=cp-1"
+
+
+def test_without_any_checkpoint_it_names_what_the_component_knows() -> None:
+    choices = ["deployment/api revision:3 (shop:1.5, live)", "deployment/api revision:2 (shop:1.4, x)"]
+    assert no_target("api", [], "", choices).next_step == """-e '{"rollback_to": {"api": "revision:2"}}'"""
