@@ -16,6 +16,7 @@ if _SHARED not in module_utils.__path__:
     module_utils.__path__.append(_SHARED)
 
 from ansible.context import CLIARGS  # noqa: E402
+from ansible.errors import AnsibleError  # noqa: E402
 from ansible.module_utils.rollbackctl.action import (  # noqa: E402
     KUBERNETES,
     KUBERNETES_PROBLEM,
@@ -34,6 +35,8 @@ from ansible.module_utils.rollbackctl.controller import (  # noqa: E402
     validate,
 )
 from ansible.module_utils.rollbackctl.errors import RollbackError  # noqa: E402
+from ansible.module_utils.rollbackctl.names import did_you_mean  # noqa: E402
+from ansible.module_utils.rollbackctl.profile_errors import error_words  # noqa: E402
 from ansible.module_utils.rollbackctl.registry import DRIVERS  # noqa: E402
 from ansible.module_utils.rollbackctl.store import KINDS, host_name  # noqa: E402
 
@@ -44,6 +47,9 @@ class ActionModule(RollbackAction):
     def act(self) -> dict[str, Any]:
         """Refuse with all problems at once, or open the run on the host."""
         kind = str(self.variable("run_kind"))
+        unreadable = self._unreadable()
+        if unreadable:
+            return _refused(unreadable)
         asked, problems = self._asked("main")
         profile, wrong = self._asked("profile")
         problems += wrong + parameter_problems(asked, kind) + self._scope_problems(asked, profile, kind)
@@ -56,17 +62,24 @@ class ActionModule(RollbackAction):
                 "plugins/callback folder to ANSIBLE_CALLBACK_PLUGINS"
             )
         if problems:
-            return {
-                "failed": True,
-                "msg": "Refused, nothing was changed: " + "; ".join(problems),
-                "rollbackctl": {"phase": "guard", "problems": problems},
-            }
+            return _refused(problems)
         return self._open(kind, asked, profile, said)
 
     def _asked(self, entry_point: str) -> tuple[dict[str, Any], list[str]]:
         options = role_options(str(ROLES / "run_guard"), entry_point)
         given = {name: self.variable(name) for name in options if name in self.task_vars}
         return validate(options, {name: value for name, value in given.items() if value is not None})
+
+    def _unreadable(self) -> list[str]:
+        """Return a sentence for each variable of this run whose template does not work, with file and line."""
+        read = [*role_options(str(ROLES / "run_guard"), "main"), *role_options(str(ROLES / "run_guard"), "profile")]
+        wrong = []
+        for name in [*read, *self.run_roles(), "rollback_checks"]:
+            try:
+                self.variable(name)
+            except AnsibleError as error:
+                wrong.append(f"{name}: {error_words(error)}")
+        return wrong
 
     def _own_names(self) -> set[str]:
         """The names that people wrote: extra variables, inventory and profile; not facts, registers or magic ones."""
@@ -77,7 +90,8 @@ class ActionModule(RollbackAction):
         known = set((self.task_vars.get("groups") or {}).get("all") or [])
         absent = [str(name) for name in asked.get("rollback_services") or [] if name not in known]
         if absent:
-            wrong.append(f"rollback_services: {', '.join(absent)}: no such service in the inventory")
+            hint = did_you_mean(absent[0], known)
+            wrong.append(f"rollback_services: {', '.join(absent)}: no such service in the inventory{hint}")
         if not CLIARGS.get("subset") and not asked.get("rollback_services"):
             wrong.append(
                 "no service was named: use --limit SERVICE or -e rollback_services=SERVICE; nothing is the default"
@@ -148,3 +162,11 @@ class ActionModule(RollbackAction):
         result["rollbackctl"]["strict"] = bool(asked.get("rollback_strict_budget"))
         result["ansible_facts"] = {RUN_FACT: run}
         return result
+
+
+def _refused(problems: list[str]) -> dict[str, Any]:
+    return {
+        "failed": True,
+        "msg": "Refused, nothing was changed: " + "; ".join(problems),
+        "rollbackctl": {"phase": "guard", "problems": problems},
+    }

@@ -17,10 +17,12 @@ version_added: "0.1.0"
 import gc  # noqa: E402 - documentation comes first
 import json  # noqa: E402
 import os  # noqa: E402
+import shutil  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
+from collections.abc import Iterable  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import Any, NoReturn  # noqa: E402
 
 from ansible import module_utils  # noqa: E402
 from ansible.context import CLIARGS  # noqa: E402
@@ -37,6 +39,8 @@ from ansible.module_utils.rollbackctl.action import CALLBACK_VARIABLE, STOP_VARI
 from ansible.module_utils.rollbackctl.controller import plain, raw_problems  # noqa: E402
 from ansible.module_utils.rollbackctl.names import is_run_id, new_id, printable  # noqa: E402
 from ansible.module_utils.rollbackctl.output import be_patient  # noqa: E402
+from ansible.module_utils.rollbackctl.plan_text import WIDTH, ending_lines, plan_lines  # noqa: E402
+from ansible.module_utils.rollbackctl.profile_errors import play_problems  # noqa: E402
 from ansible.module_utils.rollbackctl.record import Record, records_directory  # noqa: E402
 
 REFUSED_EXIT = 2
@@ -71,12 +75,7 @@ class CallbackModule(CallbackBase):
         os.environ[CALLBACK_VARIABLE] = json.dumps({"pid": os.getpid(), "run": self.run_id})
         os.environ.pop(STOP_VARIABLE, None)
         if problems:
-            record = self._new_record(self.run_id, "rollback", 0)
-            record.refuse(problems)
-            record.write()
-            sys.stderr.write("Refused, nothing was changed: " + "; ".join(problems) + "\n")
-            sys.stderr.flush()
-            raise SystemExit(REFUSED_EXIT)
+            self._refuse(self._new_record(self.run_id, "rollback", 0), problems)
         self.named = named if is_run_id(named) else ""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
@@ -91,6 +90,9 @@ class CallbackModule(CallbackBase):
             self.record = self._new_record(self.run_id, kind, level)
             self.record.write()
             self._display.display(self._banner(self.record.document))
+            problems = play_problems(play, self.extra)
+            if problems:
+                self._refuse(self.record, problems)
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:  # noqa: ARG002, FBT001 - Ansible's signature
         """Note when a phase begins."""
@@ -116,6 +118,7 @@ class CallbackModule(CallbackBase):
         if self.record is not None:
             self.record.end()
             self.record.write()
+            self._say(line.text for line in ending_lines(self.record.document, self.record.path, _width()))
             if not self.record.document["services"]:
                 sys.stderr.write(self.record.document["message"] + "\n")
                 raise SystemExit(REFUSED_EXIT)
@@ -125,8 +128,26 @@ class CallbackModule(CallbackBase):
             return
         phase = _phase(result.task)
         if phase:
-            self.record.take(result.host.get_name(), phase, plain(dict(result.result)), failed=failed)
+            service = result.host.get_name()
+            self.record.take(service, phase, plain(dict(result.result)), failed=failed)
             self.record.write()
+            if phase == "plan":
+                document = self.record.document
+                lines = plan_lines(service, document["services"][service], document["kind"], _width())
+                self._say(line.text for line in lines)
+
+    def _refuse(self, record: Record, problems: list[str]) -> NoReturn:
+        """End the run before any host was touched."""
+        record.refuse(problems)
+        record.write()
+        self._say(line.text for line in ending_lines(record.document, record.path, _width()))
+        sys.stderr.write("Refused, nothing was changed: " + "; ".join(problems) + "\n")
+        sys.stderr.flush()
+        raise SystemExit(REFUSED_EXIT)
+
+    def _say(self, lines: Iterable[str]) -> None:
+        """Show lines in the playbook's own output, where AWX shows them too."""
+        self._display.display("\n" + "\n".join(lines))
 
     def _banner(self, told: dict[str, Any]) -> str:
         """Return where, why and when, for whoever reads the output of a run from its first line on."""
@@ -174,6 +195,10 @@ def _stop(number: int, _frame: Any) -> None:
     sys.stderr.write(
         f"\n{signal.Signals(number).name}: stopping at the next step boundary; a second signal stops at once.\n"
     )
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH
 
 
 def _preload() -> None:

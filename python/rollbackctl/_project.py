@@ -47,6 +47,15 @@ _SHARED = str(ROOT / _MARK.parent)
 if _SHARED not in module_utils.__path__:
     module_utils.__path__.append(_SHARED)
 
-from ansible.module_utils.rollbackctl import names, outcome, output  # noqa: E402 - findable only from here on
+from ansible.module_utils.rollbackctl import (  # noqa: E402 - findable only from here on
+    controller,
+    ledger,
+    names,
+    outcome,
+    output,
+    plan_text,
+    profile_errors,
+    spoken,
+)
 
-__all__ = ["ROOT", "names", "outcome", "output"]
+__all__ = ["ROOT", "controller", "ledger", "names", "outcome", "output", "plan_text", "profile_errors", "spoken"]

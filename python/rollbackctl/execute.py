@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from . import parameters, progress, records
-from ._project import ROOT, outcome
+from ._project import ROOT, outcome, profile_errors
 from .records import Record
 from .report import Report, html, markdown, parse, terminal
 from .runner import Request, Result, private_folder, run_playbook
@@ -126,12 +126,25 @@ def in_flags(report: Report) -> Report:
 
 def no_plan(result: Result) -> NoReturn:
     """End a command whose look at the service gave no record: nothing was changed, because nothing was to be."""
+    _refuse_unread(result)
     stderr().print(Text("Refused, nothing was changed: the playbook ended before it could look.", "bold"))
     _tail(result)
     raise typer.Exit(EXIT_REFUSED)
 
 
+def _refuse_unread(result: Result, *, as_json: bool = False) -> None:
+    """Refuse where ansible-playbook could not even begin: no play of it was started, so nothing can have changed."""
+    said = [line.partition("[ERROR]: ")[2] for line in result.output.splitlines() if "[ERROR]: " in line]
+    if result.pid or not result.code or not said or "PLAY [" in result.output:
+        return
+    if as_json:
+        sys.stdout.write(json.dumps({"outcome": outcome.REFUSED, "exit_code": EXIT_REFUSED}) + "\n")
+    sources = [line.partition("inventory source ")[2].strip() for line in said]
+    refuse(*(profile_errors.file_faults(filter(None, sources)) or map(terminal_line, said)))
+
+
 def _no_record(result: Result, *, as_json: bool) -> NoReturn:
+    _refuse_unread(result, as_json=as_json)
     if as_json:
         sys.stdout.write(json.dumps({"outcome": outcome.UNKNOWN, "exit_code": EXIT_UNKNOWN}) + "\n")
     console = stderr()

@@ -5,7 +5,9 @@ specification (roles/run_guard/meta/argument_specs.yml), and its values are judg
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter as Argument
@@ -14,9 +16,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from ansible.module_utils.rollbackctl import controller
 
-from ._project import ROOT, names
+from ._project import ROOT, controller, names
 
 PREFIX = "rollback_"
 # What the wrapper's own arguments say: SERVICE..., RUN and ENVIRONMENT.
@@ -29,6 +30,8 @@ TARGETS = frozenset({
     "rollback_plan",
     "rollback_accept_unverified_backup",
 })  # fmt: skip
+# As names.name_a_version writes it.
+_NAMED_VERSION = re.compile(r"""-e ('\{"rollback_to": (?:[^']|'"'"')*\}\}')""")
 _PANEL = "Parameters of the run"
 
 
@@ -61,9 +64,22 @@ def flag(name: str) -> str:
 
 
 def in_flags(message: str) -> str:
-    """Return a message of the engine in the words of the command line: rollback_plan=X becomes --plan X."""
+    """Return a message of the engine in the words of the command line: rollback_plan=X becomes --plan X, and
+    -e '{"rollback_to": {"shop-db": "X"}}' becomes --to shop-db=X."""
+    message = _NAMED_VERSION.sub(_as_flag, message)
+    message = re.sub(r"-e (rollback_\w+)=true\b", lambda found: flag(found[1]), message)
+    message = re.sub(r"-e (?=rollback_\w+=)", "", message)
     listed = "|".join(sorted(options(), key=len, reverse=True))
     return re.sub(rf"\b({listed})\b(=?)", lambda found: flag(found[1]) + (" " if found[2] else ""), message)
+
+
+def _as_flag(found: re.Match[str]) -> str:
+    try:
+        (words,) = shlex.split(found[1])
+        named = json.loads(words)["rollback_to"]
+    except (ValueError, KeyError, TypeError):
+        return found[0]
+    return " ".join(f"{flag('rollback_to')} {shlex.quote(f'{name}={version}')}" for name, version in named.items())
 
 
 def options(root: Path = ROOT) -> dict[str, Any]:
@@ -123,14 +139,20 @@ def judge(given: Mapping[str, Any], services: Sequence[str], kind: str) -> tuple
     """
     wrong: list[str] = []
     values = {name: _value(name, value, wrong) for name, value in given.items()}
+    services = separate(services)
     if services:
-        values["rollback_services"] = list(services)
+        values["rollback_services"] = services
     wrong += [f"SERVICE {_quoted(name)} is not the name of an inventory host" for name in services if not _may_be(name)]
     wrong += [f"SERVICE {name!r} names no service; say which" for name in services if name in {"all", "ungrouped"}]
     validated, refused = controller.validate(options(), values)
     wrong += [in_flags(message) for message in refused]
     wrong += [in_flags(message) for message in controller.parameter_problems(validated, kind)]
     return values, list(dict.fromkeys(wrong))
+
+
+def separate(words: Sequence[str]) -> list[str]:
+    """Return the names of a list that may be written with commas, as people do: a,b c."""
+    return [part.strip(" ") for word in words for part in word.split(",") if part.strip(" ") or "," not in word]
 
 
 def _may_be(service: str) -> bool:
@@ -142,7 +164,10 @@ def _quoted(text: str) -> str:
 
 
 def _value(name: str, value: Any, wrong: list[str]) -> Any:
-    if str(options()[name].get("type")) != "dict":
+    kind = str(options()[name].get("type"))
+    if kind == "list":
+        return separate(value)
+    if kind != "dict":
         return value
     pairs = [item.partition("=") for item in value]
     wrong += [f"{flag(name)} {_quoted(key)}: write COMPONENT=VERSION" for key, sign, _ in pairs if not sign]
@@ -164,8 +189,11 @@ def _default(parameter: Parameter) -> Any:
 
 def _annotation(parameter: Parameter) -> Any:
     kinds: dict[str, Any] = {"bool": bool, "list": list[str] | None, "dict": list[str] | None}
+    # One of a list is named as often as several.
+    also = ["--component"] if parameter.name == "rollback_components" else []
     option = typer.Option(
         parameter.flag,
+        *also,
         help=parameter.help,
         metavar=None if parameter.type == "bool" else parameter.metavar,
         rich_help_panel=_PANEL,

@@ -117,7 +117,7 @@ class Bench:
         done = subprocess.run(
             argv,
             cwd=self.folder,
-            env=self.environment(COLUMNS="200", **(env or {})),
+            env=self.environment(**{"COLUMNS": "200", **(env or {})}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

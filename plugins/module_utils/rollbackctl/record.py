@@ -185,6 +185,11 @@ class Record:
         text = json.dumps(self.document, indent=1, ensure_ascii=False)
         write_atomic(directory / f"{self.document['run']}.json", text.encode())
 
+    @property
+    def path(self) -> str:
+        """Where the record is; empty where none is kept."""
+        return str(self.directory / f"{self.document['run']}.json") if self.directory else ""
+
     # -- parts -------------------------------------------------------------------------------------------------------
 
     def _service(self, name: str) -> dict[str, Any]:

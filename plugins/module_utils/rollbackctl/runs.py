@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from . import outcome
 from .durable import now
 from .ending import CHANGING_KINDS, Ending, decide, locked_out
 from .errors import LeaseHeld, Refused, RollbackError
-from .ledger import choose_checkpoint, finish_checkpoint, lift_quarantine, quarantine_combination, release
+from .kept import kept_plan
+from .ledger import (
+    choose_checkpoint,
+    finish_checkpoint,
+    lift_quarantine,
+    newer_candidate,
+    quarantine_combination,
+    release,
+)
 from .names import is_run_id
 from .plan import Plan, Proposal, Request, combination, compose
 from .readback import blank_place, captured
@@ -225,6 +234,9 @@ def plan_run(
     if run["resume"]:
         document = store.read_plan(str(run["id"]))
         return {"plan": document, "problems": []}
+    if run["kind"] == "finalize":
+        removal, problems = kept_plan(store, run, str(asked.get("rollback_plan") or ""))
+        return {"plan": removal.to_dict(), "problems": problems}
     request = Request(
         run=str(run["id"]),
         kind=str(run["kind"]),
@@ -245,6 +257,8 @@ def plan_run(
         damage = [error.said] if run["kind"] in ("rollback", "panic") else []
     plan, problems = compose([Proposal.from_dict(p) for p in proposals], request, quarantine)
     problems = damage + problems
+    note = newer_candidate(store, plan.checkpoint, plan.entries)
+    plan = replace(plan, notes=(*plan.notes, note)) if note else plan
     if not plan.entries:
         problems.append("There is nothing to put back: none of this playbook's roles has a component here.")
     if not problems and not dry:

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +14,7 @@ from . import outcome
 from .errors import RollbackError
 from .journal import fence_is_closed
 from .ledger import DAMAGED
-from .store import Lease, Store, host_name, open_store
+from .store import DirectoryStore, Lease, Store, host_name, open_store
 
 
 def describe(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,6 +37,7 @@ def describe(state: Mapping[str, Any]) -> dict[str, Any]:
     damaged += [str(document["message"]) for document in checkpoints if document["state"] == DAMAGED]
     return {
         "host": host_name(),
+        "machine": _machine(store),
         "lease": {**vars(lease), "ends_in_seconds": round(store.lease_ends_in(lease), 1)} if lease else None,
         "runs": runs,
         "checkpoints": [
@@ -42,6 +46,16 @@ def describe(state: Mapping[str, Any]) -> dict[str, Any]:
         "quarantine": quarantine,
         "damaged": damaged,
     }
+
+
+def _machine(store: Store) -> dict[str, Any]:
+    """Return who works there, with which Python, and the free space of the state store in bytes; None where it is not
+    in a directory."""
+    free = None
+    if isinstance(store, DirectoryStore):
+        there = next(path for path in (store.path, *store.path.parents) if path.exists())
+        free = shutil.disk_usage(there).free
+    return {"python": platform.python_version(), "user": os.geteuid(), "free_bytes": free}
 
 
 def _described(store: Store, identity: str, damaged: list[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from .arguments import AsJson, Environment, Inventories, Level, OnLevel, Run, Se
 NOT_IN_ROLLBACK = frozenset({"rollback_release"})
 NOT_WHEN_RESUMED = NOT_IN_ROLLBACK | parameters.TARGETS
 ABOUT_STATE = frozenset({"rollback_reason", "rollback_components", "rollback_confirm"})
+_QUESTIONS = {"undo": "Take the run back so?", "finalize": "Remove this for good?"}
 TO_ADOPT = ABOUT_STATE | {"rollback_to", "rollback_accept_unverified_backup"}
 
 
@@ -128,10 +129,11 @@ def undo(
     *,
     given: dict[str, Any],
     inventory: Inventories = None,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take a run back: the service goes forward again to where it was."""
-    _later(run, "roll-forward.yml", "undo", services, inventory, given, as_json=as_json)
+    """Take a run back: show the plan and its loss, ask, go forward again to where the service was."""
+    _later(run, "roll-forward.yml", "undo", services, inventory, given, yes=yes, as_json=as_json)
 
 
 def finalize(
@@ -140,10 +142,11 @@ def finalize(
     *,
     given: dict[str, Any],
     inventory: Inventories = None,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what a run kept. After that the run cannot be taken back."""
-    _later(run, "finalize.yml", "finalize", services, inventory, given, as_json=as_json)
+    """Show what a run kept, ask, and remove it. After that the run cannot be taken back."""
+    _later(run, "finalize.yml", "finalize", services, inventory, given, yes=yes, as_json=as_json)
 
 
 def checkpoint(
@@ -193,7 +196,7 @@ def _order(
     return Order(playbook, tuple(inventory or ()), values)
 
 
-def _approved(order: Order, given: dict[str, Any]) -> Order:
+def _approved(order: Order, given: dict[str, Any], question: str = "Carry out this plan?") -> Order:
     """Show the plan and ask. The order that comes back carries out the plan that was shown, or none."""
     record, result = execute.look(order)
     if record is None:
@@ -203,21 +206,26 @@ def _approved(order: Order, given: dict[str, Any]) -> Order:
         raise typer.Exit(parse(record).exit_code)
     if not execute.is_interactive():
         execute.refuse("nobody is there to be asked whether to go on; with --yes the run does not ask")
-    if not typer.confirm("Carry out this plan?", err=True):
+    try:
+        said = typer.confirm(question, err=True)
+    except typer.Abort:
+        said = False
+    if not said:
         execute.refuse("the answer was no")
-    hashes = [(service.get("plan") or {}).get("hash") for service in record["services"].values()]
-    if len(hashes) == 1 and hashes[0]:
-        return Order(order.playbook, order.inventories, {**order.values, "rollback_plan": hashes[0]})
-    return order
+    plans = {name: (service.get("plan") or {}).get("hash") for name, service in record["services"].items()}
+    if not plans or not all(plans.values()):
+        execute.refuse("the plan that was shown has no hash, so it cannot be proven that it is the one that is run")
+    shown = ",".join(f"{name}={digest}" for name, digest in plans.items())
+    return Order(order.playbook, order.inventories, {**order.values, "rollback_plan": shown})
 
 
 def _show_plan(record: Record, given: dict[str, Any]) -> None:
     report = execute.in_flags(parse(record))
     console = execute.stderr()
     console.print(Text(report.headline, f"bold {terminal.STYLES[report.tone]}"))
-    if report.message:
+    if report.message and not any(service.get("problems") for service in record["services"].values()):
         console.print(Text(report.message), soft_wrap=True)
-    console.print(terminal.plan(report))
+    console.print(terminal.plan(record, console.width, parameters.in_flags), soft_wrap=True, end="")
     losses = sorted(service.loss_since for service in report.services if service.loss_since)
     accepted = str(given.get("rollback_accept_data_loss_since", ""))
     if losses and (not accepted or accepted > losses[0]):
@@ -234,13 +242,15 @@ def _later(
     inventory: list[str] | None,
     given: dict[str, Any],
     *,
+    yes: bool,
     as_json: bool,
 ) -> NoReturn:
     record, why = arguments.known(run)
     problems: list[str] = []
     if record is None and not (services and inventory):
         problems.append(f"{why} To do it from here, say SERVICE and --inventory")
-    _on_run(run, record, playbook, kind, services, inventory, given, problems, as_json=as_json)
+    question = "" if yes else _QUESTIONS[kind]
+    _on_run(run, record, playbook, kind, services, inventory, given, problems, question=question, as_json=as_json)
 
 
 def _on_run(
@@ -253,9 +263,13 @@ def _on_run(
     given: dict[str, Any],
     problems: list[str],
     *,
+    question: str = "",
     as_json: bool,
 ) -> NoReturn:
-    """Carry out a playbook for a run that there was; what was not said again is taken from its record."""
+    """Carry out a playbook for a run that there was; what was not said again is taken from its record.
+
+    question: what is asked once the plan was shown; nothing is shown or asked without one.
+    """
     if not names.is_run_id(run):
         execute.refuse(f"RUN {names.printable(run)!r} is not the id of a run")
     if record is not None:
@@ -263,4 +277,6 @@ def _on_run(
         inventory = inventory or list(record.get("inventory", []))
     given["rollback_run"] = run
     order = _order(playbook, services, inventory, given, kind, problems)
+    if question:
+        order = _approved(order, given, question)
     execute.close(*execute.carry_out(order), as_json=as_json)

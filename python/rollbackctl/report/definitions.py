@@ -156,7 +156,11 @@ class SetAside:
 
 @dataclass(frozen=True)
 class Service:
-    """One service of the run."""
+    """One service of the run.
+
+    loss_words: the data-loss statement as one sentence; empty where nothing is known: there is no plan, or the run was
+        refused before it came to know what would be lost.
+    """
 
     name: str
     outcome: str
@@ -171,6 +175,7 @@ class Service:
     worst: float
     components: tuple[Component, ...]
     loss_since: str
+    loss_words: str
     loss: tuple[str, ...]
     loss_tables: tuple[TableLoss, ...]
     checks: tuple[Check, ...]
@@ -183,15 +188,6 @@ class Service:
     def seen_from(self, view: str) -> tuple[Check, ...]:
         """Return the checks made from `inside` the service or from `outside`, the way users come."""
         return tuple(check for check in self.checks if check.view == view)
-
-    @property
-    def loss_words(self) -> str:
-        """The data-loss statement as one sentence; empty where there is no plan, because then nothing is known."""
-        if not self.planned:
-            return ""
-        if self.loss_since:
-            return f"What was written after {text.moment(self.loss_since)} is not in the target."
-        return "Nothing that was written is lost."
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def _service(service: Service) -> Iterable[str]:
         yield "### What was read back"
         yield f"Targets of checkpoint {code(service.checkpoint)}:" if service.checkpoint else ""
         yield _table(("Component", "Layer", "Was", "Target", "Read back"), map(_component, service.components))
-    if service.planned:
+    if service.loss_words:
         yield "### Data"
         yield escape(service.loss_words)
     yield _list(escape(loss) for loss in service.loss)

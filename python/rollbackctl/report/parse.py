@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from rollbackctl._project import outcome as words
+from rollbackctl._project import plan_text
 
 from . import text
 from .definitions import Bar, Budget, Check, Component, Fence, Report, Service, SetAside, TableLoss, Timeline
@@ -38,7 +39,8 @@ def parse(record: Mapping[str, Any]) -> Report:
     found = _map(record.get("services"))
     message = _message(record, outcome)
     services = tuple(
-        _without_repeats(_service(str(name), _map(service), outcome), message) for name, service in found.items()
+        _without_repeats(_service(str(name), _map(service), outcome, text.line(record.get("kind"))), message)
+        for name, service in found.items()
     )
     budget = Budget(
         allowed=text.number(record.get("budget_seconds")),
@@ -104,8 +106,7 @@ def _message(found: Mapping[str, Any], outcome: str) -> str:
     message = text.block(found.get("message"))
     if message.strip(" .").lower() == words.MEANINGS[outcome].lower():
         return ""
-    shorter = message.removeprefix("Refused, nothing was changed: ")
-    return message if shorter == message else shorter[:1].upper() + shorter[1:]
+    return message.removeprefix("Refused, nothing was changed: ")
 
 
 def _next(record: Mapping[str, Any], outcome: str) -> str:
@@ -200,7 +201,7 @@ def _step_bar(service: str, step: Mapping[str, Any], axis: float, *, many: bool)
     return replace(_bar(step, component, label, axis), service=service)
 
 
-def _service(name: str, found: Mapping[str, Any], of_run: str) -> Service:
+def _service(name: str, found: Mapping[str, Any], of_run: str, kind: str) -> Service:
     # It stays empty until the service's part of the run has ended: then it ended with the run.
     unended = found.get("outcome") == "" and of_run == words.INTERRUPTED
     outcome = of_run if unended else _word(found.get("outcome"))
@@ -224,6 +225,7 @@ def _service(name: str, found: Mapping[str, Any], of_run: str) -> Service:
         worst=text.number(plan.get("worst_seconds")),
         components=tuple(_component(name, planned.get(name, {}), steps, of_service=outcome) for name in every),
         loss_since=text.line(plan.get("data_loss_since")),
+        loss_words=plan_text.loss_words(plan, kind, refused=outcome == words.REFUSED) if plan else "",
         loss=tuple(text.line(loss.get("text")) for _, loss in losses if loss.get("text")),
         loss_tables=tuple(_table_loss(name, table) for name, loss in losses for table in _tables(loss)),
         checks=tuple(_check(check) for check in _maps(found.get("checks"))),

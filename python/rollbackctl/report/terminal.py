@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -11,10 +12,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from rollbackctl._project import plan_text
+
 from . import text
 from .definitions import Bar, Report, Service, Timeline
 
 STYLES = {"good": "green", "calm": "blue", "warn": "yellow", "bad": "red"}
+PLAN_STYLES = {"title": "bold", "head": "bold", "bad": "red", "warn": "yellow", "dim": "dim", "": ""}
 _STATES = {"ok": Text("✓", "green"), "failed": Text("✗", "red"), "unverified": Text("?", "yellow")}
 _BAR_CELLS = 32
 _BAD = {"failed", "refused"}
@@ -27,9 +31,17 @@ def render(report: Report) -> RenderableType:
     return Group(*_parts(report))
 
 
-def plan(report: Report) -> RenderableType:
-    """Return the plan of a run that only looked: live and target of every component, losses, how long it takes."""
-    return Group(*(part for service in report.services for part in _plan(service)))
+def plan(record: Mapping[str, Any], width: int, in_words: Callable[[str], str]) -> RenderableType:
+    """Return the plans of a run that only looked: the lines that plain ansible-playbook prints as well, in colour.
+
+    :param width: columns of the terminal.
+    :param in_words: puts a message into the words of the command line.
+    """
+    shown = Text()
+    for name, service in record["services"].items():
+        for line in plan_text.plan_lines(name, service, str(record["kind"]), width, in_words):
+            shown.append(f"{line.text}\n", PLAN_STYLES[line.tone])
+    return shown
 
 
 def _parts(report: Report) -> Iterator[RenderableType]:
@@ -107,28 +119,3 @@ def _data(service: Service) -> Iterator[RenderableType]:
         yield Text(f" {loss}", style)
     for kept in service.set_aside:
         yield Text.assemble(f" Kept: {kept.text} ", (kept.path, "dim"))
-
-
-def _plan(service: Service) -> Iterator[RenderableType]:
-    heading = Text.assemble((service.name, "bold"))
-    if service.checkpoint:
-        heading.append(f" to checkpoint {service.checkpoint}")
-    yield heading
-    for problem in service.problems:
-        yield Padding(Text(problem, "red"), (0, 0, 0, 2))
-    table = Table(box=None, padding=(0, 1))
-    for head in ("component", "layer", "live", "", "target", "takes", "at worst"):
-        table.add_column(head, header_style="dim", overflow="fold")
-    for item in service.components:
-        arrow, style = ("→", "") if item.changes else ("=", "dim")
-        times = Text(text.duration(item.estimate)), Text(text.duration(item.worst))
-        table.add_row(Text(item.name), item.layer, Text(item.live), arrow, Text(item.target), *times, style=style)
-    if service.components:
-        yield table
-    for item in service.components:
-        for note in item.notes:
-            yield Text(f" {item.name}: {note}", "dim")
-    for note in service.notes:
-        yield Text(f" {note}", "yellow")
-    yield from _data(service)
-    yield Text(f" Estimate {text.duration(service.estimate)}, at worst {text.duration(service.worst)}.")

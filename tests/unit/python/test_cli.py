@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer
+from ansible.module_utils.rollbackctl.names import name_a_version
 from rollbackctl import parameters
 from rollbackctl.cli import build
 from typer.testing import CliRunner, Result
@@ -139,11 +141,34 @@ def test_a_reason_is_needed(app: typer.Typer, inventory: Path) -> None:
     assert "--reason is empty; say in a few words why" in result.stderr
 
 
-@pytest.mark.parametrize("service", ["all", "sh*p", "-x", "../x", "shop,pay", "$(id)", "a" * 64, "shop\n", "{{ x }}"])
+@pytest.mark.parametrize("service", ["all", "sh*p", "-x", "../x", "shop,sh*p", "$(id)", "a" * 64, "shop\n", "{{ x }}"])
 def test_what_is_no_service(app: typer.Typer, inventory: Path, service: str) -> None:
     result = call(app, "run", "3", "-i", str(inventory), "--reason", "x", "--", service)
     assert result.exit_code == 2
     assert "SERVICE" in result.stderr
+
+
+def test_lists_may_be_written_with_commas() -> None:
+    values, wrong = parameters.judge({"rollback_components": ["shop-db,shop-env", "shop-code"]}, ["shop,pay", "x"], "")
+    assert wrong == []
+    assert values == {
+        "rollback_components": ["shop-db", "shop-env", "shop-code"],
+        "rollback_services": ["shop", "pay", "x"],
+    }
+
+
+@pytest.mark.parametrize("version", ["v1.4", "it's v1.4", "a b", "$(id)", '"x"', "0003 {{ x }}"])
+def test_a_hint_that_names_a_version_can_be_typed_in_both_forms(version: str) -> None:
+    plain = name_a_version("shop-db", version)
+    option, words = shlex.split(plain)
+    assert (option, json.loads(words)) == ("-e", {"rollback_to": {"shop-db": version}})
+    said = parameters.in_flags(f"Name one of them: {plain}")
+    assert shlex.split(said.removeprefix("Name one of them: ")) == ["--to", f"shop-db={version}"]
+
+
+def test_hints_in_flags() -> None:
+    said = parameters.in_flags("anyway: -e rollback_accept_unverified_backup=true, or rollback_checkpoint=cp-1")
+    assert said == "anyway: --accept-unverified-backup, or --checkpoint cp-1"
 
 
 @pytest.mark.parametrize("command", ["resume", "undo", "finalize"])

@@ -63,10 +63,10 @@ def test_a_service_whose_part_did_not_end_is_interrupted_with_the_run() -> None:
 
 
 def test_what_the_run_says_its_service_does_not_repeat() -> None:
-    said = "Refused, nothing was changed: the disk is full; no backup"
+    said = "Refused, nothing was changed: shop-db: the disk is full; no backup"
     twice = samples.service(message=said, outcome="refused", problems=["the disk is full", "another"])
     report = parse(samples.refused() | {"message": said, "services": {"shop": twice}})
-    assert report.message == "The disk is full; no backup"
+    assert report.message == "shop-db: the disk is full; no backup"  # a name keeps its first letter
     assert report.services[0].message == ""
     assert report.services[0].problems == ("another",)
 

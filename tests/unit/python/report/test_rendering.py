@@ -188,6 +188,6 @@ def test_a_name_cannot_drive_the_terminal() -> None:
 
 
 def test_the_plan_shows_live_target_loss_and_time() -> None:
-    shown = in_terminal(terminal.plan(parse(samples.record())))
-    for fact in ("9e1f0c2 v2.5.0", "→", "4f2a91c v2.4.1", "is not in the target", "Estimate 7.5 s, at worst 7 min"):
+    shown = in_terminal(terminal.plan(samples.record(), 80, str))
+    for fact in ("9e1f0c2 v2.5.0", "4f2a91c v2.4.1", "is not in the target", "Takes about 7.5 s, at most 7 min"):
         assert fact in shown, fact
