@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +18,7 @@ from rich.text import Text
 
 from rollbackctl import doctor as diagnosis
 from rollbackctl import execute, parameters, records
-from rollbackctl._project import outcome
+from rollbackctl._project import names, outcome
 from rollbackctl.errors import RecordMissingError
 from rollbackctl.execute import Order
 from rollbackctl.records import Record
@@ -24,6 +26,9 @@ from rollbackctl.report import html, markdown, parse, terminal, text
 
 from . import arguments
 from .arguments import AsJson, Inventories, Run, Services
+
+# Columns from which on a table shows the time of a run beside its id.
+_WIDE = 110
 
 
 def register(app: typer.Typer) -> None:
@@ -67,20 +72,93 @@ def status(services: Services = None, *, inventory: Inventories = None, as_json:
     console.print(table)
 
 
-def history() -> None:
+def history(
+    *,
+    service: Annotated[
+        list[str] | None, typer.Option("--service", metavar="NAME", help="Only runs of these.", show_default=False)
+    ] = None,
+    ended: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--outcome", metavar="WORD", help="Only those that ended so: done, refused, ...", show_default=False
+        ),
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--kind", metavar="WORD", help="Only these: rollback, undo, checkpoint, ...", show_default=False),
+    ] = None,
+    since: Annotated[
+        str,
+        typer.Option("--since", metavar="TIME", help="Only those since 2026-11-21, or of the last 7d or 12h."),
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, and nothing else, to stdout.")] = False,
+) -> None:
     """List the runs of this controller, the latest first."""
-    console = execute.stdout()
     every = records.every()
-    if not every:
-        console.print(Text(f"No run is on record in {records.directory()}."), soft_wrap=True)
-        return
-    table = _table("when", "run", "what", "services", "outcome", "took", "why")
-    for record in every:
+    moment, wrong = _moment(since)
+    known = {name for record in every for name in record.get("services", {})}
+    wrong += _unknown("--service", service, known)
+    wrong += _unknown("--outcome", ended, set(outcome.MEANINGS))
+    wrong += _unknown("--kind", kind, {str(record.get("kind")) for record in every})
+    if wrong:
+        execute.refuse(*wrong)
+    wanted = {key: set(parameters.separate(words or [])) for key, words in (("outcome", ended), ("kind", kind))}
+    services = set(parameters.separate(service or []))
+    found = [
+        record
+        for record in every
+        if all(not words or record.get(key) in words for key, words in wanted.items())
+        and (not services or services & set(record.get("services", {})))
+        and str(record.get("started", "")) >= moment
+    ]
+    if as_json:
+        sys.stdout.write(json.dumps([_summary(record) for record in found], indent=2) + "\n")
+    elif not found:
+        what = "No such run" if every else "No run"
+        execute.stdout().print(Text(f"{what} is on record in {records.directory()}."), soft_wrap=True)
+    else:
+        _print_history(found)
+
+
+def _unknown(flag: str, words: list[str] | None, known: set[str]) -> list[str]:
+    listed = ", ".join(sorted(known)) or "none"
+    return [
+        f"{flag} {names.printable(word)!r} is not known; there are {listed}{names.did_you_mean(word, known)}"
+        for word in parameters.separate(words or [])
+        if word not in known
+    ]
+
+
+def _moment(since: str) -> tuple[str, list[str]]:
+    """Return a time as records write it, of a time, a day, or how long ago (7d, 12h), and what is wrong with it."""
+    ago = re.fullmatch(r"(\d{1,4})([dh])", since)
+    if ago:
+        passed = timedelta(days=int(ago[1])) if ago[2] == "d" else timedelta(hours=int(ago[1]))
+        return f"{datetime.now(UTC) - passed:%Y-%m-%dT%H:%M:%SZ}", []
+    when = text.parse_moment(since) if since else None
+    if since and when is None:
+        return "", [f"--since {names.printable(since)!r} is no time; write 2026-11-21, 2026-11-21T09:30:15Z, 7d or 12h"]
+    return (f"{when.replace(tzinfo=when.tzinfo or UTC).astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if when else ""), []
+
+
+def _summary(record: Record) -> dict[str, Any]:
+    keys = ("run", "kind", "level", "outcome", "exit_code", "reason", "operator", "started", "ended", "seconds")
+    more = {key: record.get(key) for key in ("over_budget", "message", "next")}
+    services = {name: service.get("outcome") for name, service in record.get("services", {}).items()}
+    return {**{key: record.get(key) for key in keys}, "services": services, **more}
+
+
+def _print_history(found: list[Record]) -> None:
+    console = execute.stdout()
+    # The id of a run begins with its time, so that is what a narrow terminal does without.
+    wide = console.width >= _WIDE
+    table = _table(*["when"] * wide, "run", "what", "services", "outcome", "took", "why")
+    for record in found:
         told = parse(record)
         word, style, _ = _state(record)
         level = f" {record.get('level')}" if record.get("level") else ""
-        names = ", ".join(service.name for service in told.services)
-        cells = (_when(record), told.run, f"{text.line(record.get('kind'))}{level}", names)
+        cells = [_when(record)] * wide + [told.run, f"{text.line(record.get('kind'))}{level}"]
+        cells.append(", ".join(service.name for service in told.services))
         took = Text(text.duration(told.seconds), "yellow" if told.budget.over else "")
         table.add_row(*map(Text, cells), Text(word, style), took, Text(told.reason))
     console.print(table)
@@ -123,7 +201,7 @@ def report(
 
 
 def doctor(services: Services = None, *, inventory: Inventories = None) -> None:
-    """Find out whether this controller could roll back now, with no network but the way to the services."""
+    """Find out whether this controller could roll these services back now: asks them, changes nothing."""
     findings = diagnosis.examine(services or [], inventory or [])
     table = _table("", "checked", "found")
     for finding in findings:

@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from rollbackctl import doctor
 
-PROFILE = {"rollback_service": "{name: shop, environment: test}", "rollback_state": "{kind: directory, path: /x}"}
+PROFILE = {
+    "rollback_service": "{name: shop, environment: test}",
+    "rollback_state": "{kind: directory, path: /nowhere/state}",
+    "ansible_connection": "local",
+    "ansible_python_interpreter": sys.executable,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +33,12 @@ def test_this_project_is_ready(tmp_path: Path, records: Path) -> None:
     assert wrong == {
         "bare": "its profile lacks rollback_service and rollback_state",
         "gone": "is not in the inventory; there are bare, shop",
+        "shop: checkpoint": "there is none to go back to: rollbackctl checkpoint shop --reason 'it is healthy'",
+        "shop": "There is nothing to put back: none of this playbook's roles has a component here.",
     }
-    assert {"Python", "ansible-core", "run record", "collections", "disk space", "playbooks", "shop"} <= set(found)
+    assert {"Python", "ansible-core", "run record", "collections", "disk space", "playbooks", "shop: host"} <= set(
+        found
+    )
     assert records.stat().st_mode & 0o777 == 0o700
 
 
