@@ -226,6 +226,11 @@ class Driver(ABC):
             return LIVE, reading
         return OTHER, reading
 
+    def strangers(self, entry: Entry) -> str:  # noqa: ARG002 - for those that can tell
+        """Return who wrote what reads otherwise than the target: a sentence that begins with a space, empty where the
+        component does not tell."""
+        return ""
+
     # -- changing ----------------------------------------------------------------------------------------------------
 
     def stage(self, target: Version) -> None:  # noqa: B027 - taking part in staging is a role's choice

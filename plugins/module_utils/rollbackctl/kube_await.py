@@ -7,10 +7,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import AwaitingSomebody, DeadlineExceeded, StepFailed
+from .errors import AwaitingSomebody, DeadlineExceeded, StateOther, StepFailed
 from .kube_client import Client
-from .kube_objects import KINDS, Workload
+from .kube_difference import compare
+from .kube_objects import KINDS, Workload, compared, template_hash
 from .kube_origin import Origins
+from .kube_owner import whose
 from .kube_rollout import (
     is_ready,
     is_seen,
@@ -47,6 +49,7 @@ def await_rollout(client: Client, workloads: Objects, seconds: float) -> None:
     :raises StepFailed: a rollout will not end by waiting; the message has the pod's last log lines and events.
     :raises AwaitingSomebody: a pod of the old version is in the way, and its controller will not remove it.
     :raises DeadlineExceeded: the time is up.
+    :raises StateOther: somebody else wrote another template meanwhile.
     """
     (namespace,) = {workload.namespace for workload in workloads}
     with Observer(client, _collections(workloads, namespace)) as seen:
@@ -71,6 +74,8 @@ class _Watch:
     def decide(self) -> bool | None:
         """Say that all are rolled out, or nothing yet."""
         items = {workload: self._item(workload) for workload in self.workloads}
+        for workload, item in items.items():
+            self._is_ours(workload, item)
         states = {w: progress(w.kind, item, known=self._known[w]) for w, item in items.items()}
         if all(state.done for state in states.values()):
             return True
@@ -92,6 +97,19 @@ class _Watch:
                 why = printable(not_ready(pod))
                 return f"{said} Pod {pod['metadata']['name']} of {workload}: {why}.{last_words(self.client, pod)}"
         return said
+
+    def _is_ours(self, workload: Workload, item: Mapping[str, Any]) -> None:
+        """Stop when the template is no longer the one that was put there: an operator's own value, a deploy."""
+        put, found = (one["spec"]["template"] for one in (self.workloads[workload], item))
+        older = int(item["metadata"]["generation"]) < int(self.workloads[workload]["metadata"]["generation"])
+        if older or template_hash(put) == template_hash(found):
+            return
+        by = whose(item, compare(compared(put), compared(found)))
+        raise StateOther(
+            f"{workload} was put back, and then somebody else changed its template again{f' ({by})' if by else ''}. It "
+            "was left as it is.",
+            "Find out who did (an operator: change it there, or pause it), then start a new run.",
+        )
 
     def _item(self, workload: Workload) -> dict[str, Any]:
         for item in self.seen.objects(KINDS[workload.kind].collection(workload.namespace)):

@@ -13,8 +13,9 @@ from .failpoints import failpoint
 from .kube_await import await_gone
 from .kube_client import Rule
 from .kube_objects import KINDS, Workload
+from .kube_owner import owner_problem
 from .kube_patch import Patch
-from .kube_preflight import gitops_owner, missing_rights, workload_rules
+from .kube_preflight import missing_rights, workload_rules
 from .kube_way import Objects, WayDriver
 
 STOPPED = "stopped"
@@ -61,11 +62,9 @@ class CanaryDriver(WayDriver):
     def check(self, live: Version, target: Version) -> Finding:  # noqa: ARG002 - the same rights for each way
         """Name the rights that are missing and who else scales the canaries."""
         items = self.members()
-        problems = [
-            f"{workload} belongs to {owner}, which would start it again. Pause it there and set `gitops: paused`"
-            for workload, item in items.items()
-            if (owner := gitops_owner(item)) and self.options.get("gitops") != "paused"
-        ]
+        gitops = str(self.options.get("gitops") or "")
+        owners = [owner_problem(str(w), item, gitops, would="start it again") for w, item in items.items()]
+        problems = [text for text in owners if text]
         kinds = {workload.kind for workload in items} | ({"deployment"} if not self.workloads else set())
         rules = [Rule(verb, "pods", "", self.namespace) for verb in ("list", "watch")]
         rules += [

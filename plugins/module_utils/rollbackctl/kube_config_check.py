@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from .kube_applied import keys_kept_by_apply
 from .kube_client import Client, KubeError, Rule
 from .kube_config_content import SECRET, SIZE_LIMIT, Content, Ref
 from .kube_config_write import Found, operations, why
-from .kube_preflight import gitops_owner, missing_rights
+from .kube_owner import PAUSED, gitops_owner, maker_of
+from .kube_preflight import missing_rights
 
 _SHOWN = 12
-PAUSED = "paused"
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def notes_on(changes: Sequence[Change]) -> Iterator[str]:
         words += [f"adds {_listed(added)}"] if added else []
         words += [f"removes {_listed(removed)}, which the target does not have (kept with this run)"] if removed else []
         yield f"{change.ref}: {', '.join(words)}."
+        if kept := keys_kept_by_apply(str(change.ref), change.present.item, added):
+            yield f"{kept}."
         if change.keep_added:
             stay = sorted(change.present.content.parts.keys() - change.wanted.parts.keys())
             if stay:
@@ -164,10 +167,9 @@ def _object_problems(change: Change, gitops: str) -> Iterator[str]:
             f"{ref} is kept by {owner}, which would put the bad content back. Go back in Git, or pause {owner} for it "
             "and set `gitops: paused` on this component."
         )
-    makers = [one for one in metadata.get("ownerReferences") or [] if one.get("controller")]
-    for maker in makers[:1]:
+    if maker := maker_of(item):
         yield (
-            f"{ref} is made by {maker.get('kind')}/{maker.get('name')}, whose controller would write it again. Go back "
+            f"{ref} is made by {maker}, whose controller would write it again. Go back "
             "there, or pause it and set `gitops: paused` on this component."
         )
 

@@ -7,6 +7,7 @@ import base64
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -92,13 +93,18 @@ def cleaned(template: Mapping[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def template_hash(template: Mapping[str, Any]) -> str:
-    """Return what makes two templates the same version (80 bits of sha256). A restart makes no other version."""
+def compared(template: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a pod template makes it another version than others. A restart makes none."""
     copy = cleaned(template)
     (copy["metadata"].get("annotations") or {}).pop(_RESTARTED, None)
     if not copy["metadata"].get("annotations"):
         copy["metadata"].pop("annotations", None)
-    return digest(copy)[:20]
+    return copy
+
+
+def template_hash(template: Mapping[str, Any]) -> str:
+    """Return what makes two templates the same version (80 bits of sha256)."""
+    return digest(compared(template))[:20]
 
 
 def made_hash(template: Mapping[str, Any]) -> str:
@@ -158,6 +164,14 @@ def notes_of(item: Mapping[str, Any]) -> dict[str, str]:
 def pack_templates(templates: Mapping[str, Any]) -> str:
     """Return templates as compressed text: fifty alike are hardly larger than one."""
     return base64.b64encode(gzip.compress(canonical(dict(templates)), mtime=0)).decode()
+
+
+def recorded_templates(artefacts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the templates that a version's artefacts hold, none where they hold none or are damaged."""
+    try:
+        return unpack_templates(str(artefacts["templates"]))
+    except (KeyError, OSError, EOFError, ValueError, zlib.error):
+        return {}
 
 
 def unpack_templates(text: str) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What can be known to be wrong before a workload is changed: rights, owners, strategies, quotas, missing images.
+"""What can be known to be wrong before a workload is changed: rights, strategies, quotas, missing images.
 
 All of it reads; the one POST is the question whether we may (SelfSubjectAccessReview).
 """
@@ -12,25 +12,8 @@ from decimal import Decimal
 from typing import Any
 
 from .kube_client import Client, KubeError, Rule
-from .kube_objects import KINDS, Workload, image_text, images, notes_of
+from .kube_objects import KINDS, Workload, image_text, images
 
-# Who puts a workload back to what Git says, by what it leaves on the object.
-_GITOPS_NOTES = {
-    "argocd.argoproj.io/tracking-id": "Argo CD",
-    "meta.helm.sh/release-name": "",  # Helm alone does not put anything back by itself
-}
-_GITOPS_LABELS = {
-    "argocd.argoproj.io/instance": "Argo CD",
-    "kustomize.toolkit.fluxcd.io/name": "Flux",
-    "helm.toolkit.fluxcd.io/name": "Flux",
-}
-_GITOPS_MANAGERS = {
-    "argocd-controller": "Argo CD",
-    "argocd-application-controller": "Argo CD",
-    "kustomize-controller": "Flux",
-    "helm-controller": "Flux",
-    "flux": "Flux",
-}
 # A node lists only its largest images (--node-status-max-images): beyond them nothing can be said.
 _LISTED_IMAGES = 50
 _UNITS: dict[str, Decimal] = {
@@ -38,17 +21,6 @@ _UNITS: dict[str, Decimal] = {
     **{word: Decimal(1000) ** power for power, word in enumerate("kMGTPE", start=1)},
     **{f"{word}i": Decimal(1024) ** power for power, word in enumerate("KMGTPE", start=1)},
 }  # fmt: skip
-
-
-def gitops_owner(item: Mapping[str, Any]) -> str:
-    """Return what would put the object back to what Git says (Argo CD, Flux); empty when nothing would."""
-    labels = item["metadata"].get("labels") or {}
-    for table, found in ((_GITOPS_NOTES, notes_of(item)), (_GITOPS_LABELS, labels)):
-        for key, owner in table.items():
-            if owner and key in found:
-                return owner
-    managers = {str(entry.get("manager")) for entry in item["metadata"].get("managedFields") or []}
-    return next((owner for name, owner in _GITOPS_MANAGERS.items() if name in managers), "")
 
 
 def strategy_problem(workload: Workload, item: Mapping[str, Any]) -> str:

@@ -10,12 +10,14 @@ from typing import Any
 from .component import Driver
 from .errors import RollbackError
 from .kube_answer import service_rules
+from .kube_applied import kept_by_apply
 from .kube_client import Client, KubeError, Rule
+from .kube_difference import compare
 from .kube_front import service_problem
 from .kube_history import Revision
-from .kube_objects import Workload, cleaned, differences, images, template_hash, template_of
+from .kube_objects import Workload, cleaned, compared, differences, images, template_hash, template_of
+from .kube_owner import owner_problem
 from .kube_preflight import (
-    gitops_owner,
     image_findings,
     missing_rights,
     quota_problems,
@@ -62,13 +64,11 @@ def prove(
     """
     proof, client, strategy = Proof(), driver.client, str(driver.options.get("strategy") or "undo")
     proof.problems += [text for workload, item in items.items() if (text := strategy_problem(workload, item))]
+    gitops = str(driver.options.get("gitops") or "")
     for workload, item in ((w, items[w]) for w in templates):
-        owner = gitops_owner(item)
-        if owner and driver.options.get("gitops") != "paused":
-            proof.problems.append(
-                f"{workload} belongs to {owner}, which would put the bad version back. Pause it there and set "
-                "`gitops: paused` on the component, or go back in Git"
-            )
+        changes = list(compare(compared(item["spec"]["template"]), compared(templates[workload])))
+        if owned := owner_problem(str(workload), item, gitops, changes):
+            proof.problems.append(owned)
         if item["spec"].get("paused"):
             proof.notes.append(f"the rollout of {workload} is paused; it goes on with the same change")
         if strategy == "recreate" and workload.kind == "daemonset":
@@ -93,6 +93,7 @@ def prove(
         proof.add(found)
     if len(items) <= SHOW_HISTORY_OF:
         proof.notes += _same_images(items, templates)
+        proof.notes += [text for w, template in templates.items() if (text := kept_by_apply(w, items[w], template))]
         proof.notes += [
             f"history of {workload}: {'; '.join(str(one) for one in history[:SHOWN_REVISIONS]) or 'none'}"
             for workload, history in histories.items()

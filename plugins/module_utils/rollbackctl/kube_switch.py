@@ -16,8 +16,9 @@ from .kube_answer import await_answer, await_endpoints, recorded_answer, service
 from .kube_await import pods_path
 from .kube_client import Rule
 from .kube_objects import template_hash
+from .kube_owner import owner_problem
 from .kube_patch import Patch
-from .kube_preflight import gitops_owner, missing_rights
+from .kube_preflight import missing_rights
 from .kube_rollout import is_ready
 from .kube_way import WayDriver, is_checkpoint
 
@@ -100,12 +101,10 @@ class SwitchDriver(WayDriver):
             known = recorded.get(str(workload))
             if known and self._chosen(item, target) and known != template_hash(item["spec"]["template"]):
                 problems.append(f"{workload} is no longer what it was when {target.text} was recorded")
-        owner = gitops_owner(self.client.get(self.path))
-        if owner and self.options.get("gitops") != "paused":
-            problems.append(
-                f"service {self.service} belongs to {owner}, which would switch it back. Pause it there and set "
-                "`gitops: paused` on the component"
-            )
+        gitops = str(self.options.get("gitops") or "")
+        item = self.client.get(self.path)
+        if owned := owner_problem(f"service {self.service}", item, gitops, would="switch it back"):
+            problems.append(owned)
         rules = [Rule("get", "services", "", self.namespace, self.service), Rule("list", "pods", "", self.namespace)]
         rules += service_rules(self.namespace, self.service, self.options.get("answer"))
         patch = [Rule("patch", "services", "", self.namespace, self.service)]

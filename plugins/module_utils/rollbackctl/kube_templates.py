@@ -15,22 +15,26 @@ from typing import Any
 
 from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Finding, Version
 from .durable import digest, now
-from .errors import AwaitingSomebody, Refused, StepFailed
+from .errors import AwaitingSomebody, Refused, StateOther, StepFailed
 from .failpoints import failpoint
 from .kube_answer import await_answer, recorded_answer
 from .kube_await import await_gone, await_rollout
+from .kube_difference import compare
 from .kube_front import await_served, compare_digests, running_digests
 from .kube_history import Revision, find, revisions, split_wanted
 from .kube_objects import (
     CHANGE_CAUSE,
     STAMP,
     Workload,
+    compared,
     notes_of,
     pack_templates,
+    recorded_templates,
     template_hash,
     template_of,
     unpack_templates,
 )
+from .kube_owner import whose
 from .kube_patch import Patch, held
 from .kube_preflight import targets_text
 from .kube_proof import SHOW_HISTORY_OF, prove
@@ -147,6 +151,15 @@ class TemplateDriver(WayDriver):
         if all(old) and not holding and not (stamp and any(new)):
             return LIVE, reading
         return (BETWEEN if all(a or b for a, b in zip(old, new)) else OTHER), reading
+
+    def strangers(self, entry: Entry) -> str:
+        """Return who wrote what differs from the target in the workloads' templates."""
+        wanted, said = recorded_templates(entry.target.artefacts), []
+        for workload, item in self.recent().items():
+            found = compared(self._named(template_of(item)))
+            by = whose(item, compare(compared(wanted.get(str(workload), found)), found))
+            said += [f"{workload}: {by}"] if by else []
+        return f" Somebody else wrote it after that: {'; '.join(said)}." if said else ""
 
     def _stamp(self, target: Version) -> str:
         """Return what the pods' templates are stamped with when what they read changes: something new for each run and
@@ -292,7 +305,7 @@ class TemplateDriver(WayDriver):
             return  # it never was rolled out: going back to it cannot wait for that
         try:
             await_rollout(self.client, items, self._left)
-        except AwaitingSomebody:
+        except (AwaitingSomebody, StateOther):
             raise
         except StepFailed as error:
             raise type(error)(error.message + self._other_versions(items, target), error.next_step) from error

@@ -11,7 +11,8 @@ from .errors import Refused
 from .kube_client import Client, KubeError, Rule
 from .kube_hold import AUTOSCALER, CRONJOB, FENCE, KINDS, SERVICE, WORKLOADS, Kind, Thing
 from .kube_objects import parse_workload
-from .kube_preflight import gitops_owner, missing_rights
+from .kube_owner import gitops_owner
+from .kube_preflight import missing_rights
 from .kube_traffic_quiet import shortened
 
 BY_SCALE, BY_SERVICE = "scale", "service"

@@ -88,6 +88,10 @@ class KubernetesDriver(Driver):
         """Read the component against the plan."""
         return self.way.state(entry, opened=opened)
 
+    def strangers(self, entry: Entry) -> str:
+        """Return who wrote what reads otherwise."""
+        return self.way.strangers(entry)
+
     def record(self, into: Any) -> Version:
         """Record what runs now."""
         return self.way.record(into)

@@ -270,7 +270,8 @@ def _rollback(work: Work) -> None:
         state, reading = driver.state(entry, opened=False)
         if state != TARGET:
             raise StepFailed(
-                f"{driver.name} was put back but reads as {reading.text}, not as {entry.target.text}.",
+                f"{driver.name} was put back but reads as {reading.text}, not as {entry.target.text}."
+                f"{driver.strangers(entry)}",
                 f"rollbackctl resume {work.run['id']}",
             )
         journal.append("applied", component=driver.name, read_back=reading.text)
@@ -299,9 +300,10 @@ def _verify(work: Work) -> None:
             state = TARGET
         work.note(driver.name, "ok" if state == TARGET else "failed", f"reads as {state}", began, reading.text)
         if state != TARGET:
-            wrong.append(f"{driver.name} reads as {reading.text}, not as {entry.target.text}")
+            said = f"{driver.name} reads as {reading.text}, not as {entry.target.text}."
+            wrong.append(said + driver.strangers(entry))
     if wrong:
-        raise StepFailed(". ".join(wrong) + ".", f"rollbackctl resume {work.run['id']}")
+        raise StepFailed(" ".join(wrong), f"rollbackctl resume {work.run['id']}")
 
 
 def _checkpoint(work: Work) -> None:

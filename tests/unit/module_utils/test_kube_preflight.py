@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 from collections.abc import Iterator
 from decimal import Decimal
@@ -12,7 +11,6 @@ import pytest
 from ansible.module_utils.rollbackctl.kube_client import Client, Rule
 from ansible.module_utils.rollbackctl.kube_objects import Workload, template_of
 from ansible.module_utils.rollbackctl.kube_preflight import (
-    gitops_owner,
     image_findings,
     missing_rights,
     quantity,
@@ -27,30 +25,6 @@ from tests.unit.module_utils.kube_server import Handler, client_of
 
 API = Workload("deployment", "api", "shop")
 DB = Workload("statefulset", "db", "shop")
-
-
-def managed(name: str) -> dict[str, Any]:
-    return {"managedFields": [{"manager": "kubectl", "operation": "Update"}, {"manager": name, "operation": "Apply"}]}
-
-
-@pytest.mark.parametrize(
-    ("metadata", "owner"),
-    [
-        ({}, ""),
-        ({"annotations": {"meta.helm.sh/release-name": "shop"}}, ""),
-        ({"annotations": {"argocd.argoproj.io/tracking-id": "shop:apps/Deployment:shop/api"}}, "Argo CD"),
-        ({"labels": {"argocd.argoproj.io/instance": "shop"}}, "Argo CD"),
-        ({"labels": {"kustomize.toolkit.fluxcd.io/name": "shop"}}, "Flux"),
-        ({"labels": {"helm.toolkit.fluxcd.io/name": "shop"}}, "Flux"),
-        (managed("argocd-controller"), "Argo CD"),
-        (managed("kustomize-controller"), "Flux"),
-        (managed("kube-controller-manager"), ""),
-    ],
-)  # fmt: skip
-def test_who_would_put_it_back_to_what_git_says(metadata: dict[str, Any], owner: str) -> None:
-    item = recorded("deployment")
-    item["metadata"].update(copy.deepcopy(metadata))
-    assert gitops_owner(item) == owner
 
 
 @pytest.mark.parametrize(
