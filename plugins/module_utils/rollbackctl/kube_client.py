@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 import urllib3
 
 from .kube_auth import Access
-from .kube_error import EXPIRED, KubeError, refusal, what
+from .kube_error import EXPIRED, KubeError, refusal, warned, what
 from .kube_http import Connections
 from .kube_retry import Patience, Trouble
 from .kube_threads import each
@@ -108,11 +108,19 @@ class Client:
         return self._json("PUT", path, {}, body)
 
     def json_patch(
-        self, path: str, operations: Sequence[Mapping[str, Any]], *, dry_run: bool = False
+        self,
+        path: str,
+        operations: Sequence[Mapping[str, Any]],
+        *,
+        dry_run: bool = False,
+        warnings: builtins.list[str] | None = None,
     ) -> dict[str, Any]:
-        """Apply JSON patch operations (RFC 6902); a failed `test` answers 422 Invalid."""
+        """Apply JSON patch operations (RFC 6902); a failed `test` answers 422 Invalid.
+
+        :param warnings: takes what the API server warns of.
+        """
         query = {"dryRun": "All"} if dry_run else {}
-        return self._json("PATCH", path, query, list(operations), "application/json-patch+json")
+        return self._json("PATCH", path, query, list(operations), "application/json-patch+json", warnings)
 
     def merge_patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Apply a JSON merge patch (RFC 7386)."""
@@ -239,10 +247,12 @@ class Client:
         query: Mapping[str, str],
         body: Any = None,
         content: str = "application/json",
+        warnings: builtins.list[str] | None = None,
     ) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
         verb = what(_VERBS[method], path)
-        return _parsed(self._whole(method, path, query, body=data, content=content, verb=verb), verb)
+        answer = self._whole(method, path, query, body=data, content=content, verb=verb, warnings=warnings)
+        return _parsed(answer, verb)
 
     def _whole(
         self,
@@ -255,6 +265,7 @@ class Client:
         accept: str = _JSON,
         safe: bool = False,
         verb: str = "",
+        warnings: builtins.list[str] | None = None,
     ) -> bytes:
         """Send a request, again where that does no harm, and return the whole body of a good answer."""
         target = _target(path, query)
@@ -274,6 +285,8 @@ class Client:
                 data = self._connections.read(answer, verb, timeout)
                 self._trouble.over()
                 if answer.status < 300:
+                    if warnings is not None:
+                        warnings += warned(answer.headers.getlist("Warning"))
                     return data
                 error = refusal(verb, answer.status, data, answer.headers)
             except KubeError as exc:

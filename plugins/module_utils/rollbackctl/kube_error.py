@@ -8,7 +8,7 @@ import json
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from urllib3.exceptions import ConnectTimeoutError, EmptyPoolError, NewConnectionError, ProxyError, ReadTimeoutError
@@ -37,6 +37,7 @@ _REASONS = {
 }
 # A refused object is quoted whole, with the values of its environment variables: core.PodTemplateSpec{...}: why.
 _QUOTED_OBJECT = re.compile(r"(Invalid value|Unsupported value|Duplicate value): [^\"\s]*[{\[].*[}\]]: ", re.DOTALL)
+_WARNING = re.compile(r'[0-9]{3} \S+ "((?:[^"\\]|\\.)*)"')
 _NEXT = {
     401: "Log in to the cluster again (a new token or certificate), then type the same command once more.",
     403: "Ask for the missing right, then type the same command again.",
@@ -171,6 +172,12 @@ def status_refusal(verb: str, status: int, document: Mapping[str, Any], retry_af
         causes=causes,
         retry_after=retry_after,
     )
+
+
+def warned(headers: Iterable[str]) -> list[str]:
+    """Return the texts of Warning headers (RFC 7234, 5.5): 299 - "text"."""
+    texts = [_WARNING.match(header) for header in headers]
+    return [_short(re.sub(r"\\(.)", r"\1", found[1])) for found in texts if found]
 
 
 def _status_document(body: bytes) -> dict[str, Any] | None:

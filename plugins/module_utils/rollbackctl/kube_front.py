@@ -10,12 +10,13 @@ from .errors import StepFailed
 from .kube_answer import await_endpoints, endpoint_pods
 from .kube_await import pods_path
 from .kube_client import Client
-from .kube_objects import Workload
+from .kube_objects import Workload, images
 from .kube_origin import Origins
-from .kube_rollout import is_ready
+from .kube_rollout import container_statuses
 
 Objects = Mapping[Workload, Mapping[str, Any]]
 Digests = dict[str, dict[str, list[str]]]
+Pods = Mapping[Workload, Sequence[Mapping[str, Any]]]
 _SHOWN = 3
 
 
@@ -62,35 +63,69 @@ def await_served(client: Client, namespace: str, service: str, items: Objects, s
     return await_endpoints(client, namespace, service, right_ones, seconds)
 
 
-def running_digests(client: Client, namespace: str, items: Objects) -> Digests:
-    """Return which images really run, by digest, for each workload and container: a tag may move later."""
-    found: Digests = {}
+def running_pods(client: Client, namespace: str, items: Objects) -> Pods:
+    """Return the pods of each workload that were made from the template that it has, and are not on their way out."""
     origins = origins_of(client, namespace, items)
-    pods = [pod for pod in client.list(pods_path(namespace)) if is_ready(pod)]
+    pods = [pod for pod in client.list(pods_path(namespace)) if not pod["metadata"].get("deletionTimestamp")]
+    return {
+        workload: [pod for pod in origins.pods_of([item], pods) if origins.of(pod) == origins.of_item(item)]
+        for workload, item in items.items()
+    }
+
+
+def running_digests(items: Objects, pods: Pods) -> Digests:
+    """Return which images really run, by digest, for each workload and container of its template, those that run first
+    included: a tag may move later. What is injected into pods is no part of the template."""
+    found: Digests = {}
     for workload, item in items.items():
-        for pod in origins.pods_of([item], pods):
-            if origins.of(pod) != origins.of_item(item):
-                continue
-            for status in (pod.get("status") or {}).get("containerStatuses") or []:
+        own = images(item["spec"]["template"])
+        for status in (one for pod in pods[workload] for one in container_statuses(pod)):
+            if status["name"] in own and status.get("imageID"):
                 known = found.setdefault(str(workload), {}).setdefault(status["name"], [])
-                if status.get("imageID") and status["imageID"] not in known:
-                    known.append(status["imageID"])
+                known += [status["imageID"]] if status["imageID"] not in known else []
     return found
 
 
-def compare_digests(recorded: Mapping[str, Any], running: Digests) -> None:
+def injected(items: Objects, pods: Pods) -> dict[str, dict[str, str]]:
+    """Return the containers that pods have beyond their template, and their images, for each workload: a webhook puts
+    them in."""
+    found: dict[str, dict[str, str]] = {}
+    for workload, item in items.items():
+        own = images(item["spec"]["template"])
+        more = {name: image for pod in pods[workload] for name, image in images(pod).items() if name not in own}
+        if more:
+            found[str(workload)] = more
+    return found
+
+
+def injected_notes(recorded: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Say what was injected when a version was recorded."""
+    return [
+        f"{workload}: its pods also had {', '.join(f'{name} ({image})' for name, image in sorted(more.items()))}, "
+        "injected by a webhook: that is no part of the version, comes as it is injected today, and is not compared"
+        for workload, more in recorded.items()
+    ]
+
+
+def compare_digests(recorded: Mapping[str, Mapping[str, list[str]]], items: Objects, pods: Pods) -> None:
     """Stop when an image that is named by a tag is no longer the one that ran when the version was recorded.
 
-    :raises StepFailed: a tag was moved.
+    :raises StepFailed: a tag was moved, or which image runs cannot be told.
     """
-    for workload, containers in recorded.items():
-        for container, known in containers.items():
-            found = running.get(workload, {}).get(container, [])
-            strange = [one for one in found if not _is_one_of(one, known)]
+    running = running_digests(items, pods)
+    for workload, item in items.items():
+        own, found = images(item["spec"]["template"]), running.get(str(workload), {})
+        for container, known in recorded.get(str(workload), {}).items():
+            if container not in own or not pods[workload]:
+                continue
+            about = f"{workload}, container {container}"
+            if not found.get(container):
+                raise StepFailed(f"{about}: which image it runs could not be read. It was {known[0]} when recorded.")
+            strange = [one for one in found[container] if not _is_one_of(one, known)]
             if strange:
                 raise StepFailed(
-                    f"{workload}, container {container}: its image's tag has been moved. It runs {strange[0]}, and "
-                    f"when this version was recorded it was {known[0]}."
+                    f"{about}: its image's tag has been moved. It runs {strange[0]}, and when this version was "
+                    f"recorded it was {known[0]}."
                 )
 
 

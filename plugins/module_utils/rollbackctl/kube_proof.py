@@ -9,29 +9,24 @@ from typing import Any
 
 from .component import Driver
 from .errors import RollbackError
+from .kube_admission import Admission, Operations, Verdict, own_text
 from .kube_answer import service_rules
 from .kube_applied import kept_by_apply
-from .kube_client import Client, KubeError, Rule
+from .kube_client import Client, Rule
 from .kube_difference import compare
 from .kube_front import service_problem
 from .kube_history import Revision
 from .kube_objects import Workload, cleaned, compared, differences, images, template_hash, template_of
 from .kube_owner import owner_problem
-from .kube_preflight import (
-    image_findings,
-    missing_rights,
-    quota_problems,
-    strategy_problem,
-    workload_rules,
-)
+from .kube_preflight import image_findings, missing_rights, quota_problems, strategy_problem, workload_rules
 from .kube_way import Objects, WayDriver
 
 SHOW_HISTORY_OF = 3
 SHOWN_REVISIONS = 8
-# More workloads than this are tried out only when their template is not in their history: that one was taken before.
-TRY_ALL = 10
+# Of more workloads than this only some are tried out, and those whose template is not in their history: the others' was
+# taken before. What is found there (a policy, a webhook) is looked for in all.
+TRY_ALL, TRY_SOME = 10, 3
 Templates = Mapping[Workload, Mapping[str, Any]]
-Operations = Sequence[Mapping[str, Any]]
 Histories = Mapping[Workload, Sequence[Revision]]
 
 
@@ -50,50 +45,64 @@ class Proof:
         self.as_usual += other.as_usual
 
 
-def prove(
-    driver: WayDriver,
-    items: Objects,
-    templates: Templates,
-    trial: Mapping[Workload, Operations],
-    read_histories: Callable[[], Histories],
-) -> Proof:
-    """Find out what forbids giving workloads other templates. Questions that need no other's answer are asked at once.
+@dataclass(frozen=True)
+class Undertaking:
+    """What is to be done: the component's workloads as they are, the templates of those that change, and what would be
+    sent for each of these."""
 
-    :param items: all workloads of the component as they are. templates: the new ones, of those that change.
-    :param trial: what would be sent for each workload that changes.
-    """
-    proof, client, strategy = Proof(), driver.client, str(driver.options.get("strategy") or "undo")
+    driver: WayDriver
+    items: Objects
+    templates: Templates
+    trial: Mapping[Workload, Operations]
+
+    @property
+    def client(self) -> Client:
+        """The connection to the cluster."""
+        return self.driver.client
+
+    @property
+    def strategy(self) -> str:
+        """How the pods are replaced: undo, fast or recreate."""
+        return str(self.driver.options.get("strategy") or "undo")
+
+
+def prove(task: Undertaking, admission: Admission, read_histories: Callable[[], Histories]) -> Proof:
+    """Find out what forbids giving workloads other templates. Questions that do not wait for another's answer are asked
+    at once."""
+    proof, driver, items = Proof(), task.driver, task.items
     proof.problems += [text for workload, item in items.items() if (text := strategy_problem(workload, item))]
     gitops = str(driver.options.get("gitops") or "")
-    for workload, item in ((w, items[w]) for w in templates):
-        changes = list(compare(compared(item["spec"]["template"]), compared(templates[workload])))
+    for workload, item in ((w, items[w]) for w in task.templates):
+        changes = list(compare(compared(item["spec"]["template"]), compared(task.templates[workload])))
         if owned := owner_problem(str(workload), item, gitops, changes):
             proof.problems.append(owned)
         if item["spec"].get("paused"):
             proof.notes.append(f"the rollout of {workload} is paused; it goes on with the same change")
-        if strategy == "recreate" and workload.kind == "daemonset":
+        if task.strategy == "recreate" and workload.kind == "daemonset":
             proof.problems.append(f"{workload} cannot be scaled to 0; use the strategy undo for it")
-        if strategy == "fast" and (item["spec"].get("strategy") or {}).get("type") == "Recreate":
+        if task.strategy == "fast" and (item["spec"].get("strategy") or {}).get("type") == "Recreate":
             proof.notes.append(f"{workload} never runs two versions at once (strategy Recreate); that stays so")
     lacking: list[str] = []
     histories: dict[Workload, Sequence[Revision]] = {}
     room, pulls = Proof(), Proof()
     questions: list[Callable[[], None]] = [
-        lambda: lacking.extend(missing_rights(client, _rules(driver, items), workload_rules(items, "patch"))),
+        lambda: lacking.extend(missing_rights(task.client, _rules(driver, items), workload_rules(items, "patch"))),
         lambda: histories.update(read_histories()),
-        lambda: _quota(driver, items, templates, room),
-        lambda: _images(client, templates, pulls),
+        lambda: _quota(driver, items, task.templates, room),
+        lambda: _images(task.client, task.templates, pulls),
     ]
-    client.each(lambda ask: ask(), questions)
+    task.client.each(lambda ask: ask(), questions)
     proof.problems += lacking
     if not lacking:
         proof.problems += _service(driver, items)
-        _try(client, trial, templates, histories, proof)
+        _try(task, admission, histories, proof)
     for found in (room, pulls):
         proof.add(found)
     if len(items) <= SHOW_HISTORY_OF:
-        proof.notes += _same_images(items, templates)
-        proof.notes += [text for w, template in templates.items() if (text := kept_by_apply(w, items[w], template))]
+        proof.notes += _same_images(items, task.templates)
+        proof.notes += [
+            text for w, template in task.templates.items() if (text := kept_by_apply(w, items[w], template))
+        ]
         proof.notes += [
             f"history of {workload}: {'; '.join(str(one) for one in history[:SHOWN_REVISIONS]) or 'none'}"
             for workload, history in histories.items()
@@ -172,36 +181,40 @@ def _images(client: Client, templates: Templates, proof: Proof) -> None:
     proof.notes += said
 
 
-def _try(
-    client: Client,
-    trial: Mapping[Workload, Operations],
-    templates: Templates,
-    histories: Histories,
-    proof: Proof,
-) -> None:
+def _try(task: Undertaking, admission: Admission, histories: Histories, proof: Proof) -> None:
     """Let the API server, and every policy that it asks, judge the changes without making them."""
-    tried = {w: operations[1:] for w, operations in trial.items() if operations}  # without the test of the version
-    if len(tried) > TRY_ALL:
-        known = {w: {revision.hash for revision in histories[w]} for w in tried}
-        tried = {w: operations for w, operations in tried.items() if template_hash(templates[w]) not in known[w]}
+    sent = {w: operations[1:] for w, operations in task.trial.items() if operations}  # without the test of the version
 
-    def attempt(workload: Workload) -> KubeError | list[str]:
-        try:
-            made = client.json_patch(workload.path, tried[workload], dry_run=True)
-        except KubeError as error:
-            return error
-        sent = [one["value"] for one in tried[workload] if one["path"] == "/spec/template"]
-        return differences(cleaned(sent[0]), cleaned(made["spec"]["template"])) if sent else []
+    def attempt(workload: Workload) -> Verdict:
+        return admission.verdict(workload, task.templates[workload], sent[workload])
 
-    for workload, found in zip(tried, client.each(attempt, list(tried))):
-        if isinstance(found, KubeError):
-            if "does not support dry run" in found.message:
-                proof.notes.append(f"{workload}: a webhook cannot be tried out, so what it says is not known yet")
-            else:
-                proof.problems.append(f"the API server would refuse it: {found.message}")
-        elif found:
-            proof.problems.append(
-                f"{workload}: the API server would make something else of the version that is gone back to (it differs "
-                f"in {', '.join(found[:5])}): a policy or a newer Kubernetes changes templates. Name the version with "
-                "rollback_to, as image:REFERENCE"
-            )
+    chosen = [*sent]
+    if len(sent) > TRY_ALL:
+        known = {w: {revision.hash for revision in histories[w]} for w in sent}
+        new = [w for w in sent if template_hash(task.templates[w]) not in known[w]]
+        chosen = [*dict.fromkeys([*new, *chosen[:TRY_SOME]])]
+    found = dict(zip(chosen, task.client.each(attempt, chosen)))
+    if not all(verdict.silent for verdict in found.values()):
+        rest = [w for w in sent if w not in found]
+        found.update(zip(rest, task.client.each(attempt, rest)))
+    for workload, verdict in found.items():
+        _judge(workload, verdict, proof)
+
+
+def _judge(workload: Workload, verdict: Verdict, proof: Proof) -> None:
+    error = verdict.error
+    if error is not None and "does not support dry run" in error.message:
+        proof.notes.append(f"{workload}: a webhook cannot be tried out, so what it says is not known yet")
+    elif error is not None:
+        proof.problems.append(f"the API server would refuse it: {error.message}")
+    elif verdict.changed:
+        proof.problems.append(
+            f"{workload}: the API server would make something else of the version that is gone back to (it differs "
+            f"in {', '.join(verdict.changed[:5])}): a policy or a newer Kubernetes changes templates. Name the version "
+            "with rollback_to, as image:REFERENCE"
+        )
+    elif verdict.own:
+        proof.notes.append(
+            f"{workload}: a webhook or the API server writes {own_text(verdict)} by itself, whatever is sent: that is "
+            "no part of the version, and is as it is written today"
+        )

@@ -13,14 +13,15 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Finding, Version
+from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Finding, Place, Version
 from .durable import digest, now
 from .errors import AwaitingSomebody, Refused, StateOther, StepFailed
 from .failpoints import failpoint
+from .kube_admission import Admission
 from .kube_answer import await_answer, recorded_answer
 from .kube_await import await_gone, await_rollout
 from .kube_difference import compare
-from .kube_front import await_served, compare_digests, running_digests
+from .kube_front import await_served, compare_digests, injected, injected_notes, running_digests, running_pods
 from .kube_history import Revision, find, revisions, split_wanted
 from .kube_objects import (
     CHANGE_CAUSE,
@@ -37,7 +38,7 @@ from .kube_objects import (
 from .kube_owner import whose
 from .kube_patch import Patch, held
 from .kube_preflight import targets_text
-from .kube_proof import SHOW_HISTORY_OF, prove
+from .kube_proof import SHOW_HISTORY_OF, Undertaking, prove
 from .kube_rollout import settled
 from .kube_way import Objects, WayDriver, is_checkpoint
 from .names import name_a_version
@@ -58,6 +59,11 @@ class TemplateDriver(WayDriver):
         "rollback_kubernetes.give_back.before",
         "rollback_kubernetes.give_back.after",
     )
+
+    def __init__(self, options: Mapping[str, Any], place: Place) -> None:
+        super().__init__(options, place)
+        self._admission: Admission | None = None
+        self._seen: dict[str, Mapping[str, Any]] = {}  # templates that were read, by their hashes
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -85,9 +91,9 @@ class TemplateDriver(WayDriver):
         return reader.live(exact=True).identity if reader is not None else None
 
     def _version(self, items: Objects, config: Mapping[str, Any] | None) -> Version:
-        identity: dict[str, Any] = {
-            str(workload): template_hash(self._named(item["spec"]["template"])) for workload, item in items.items()
-        }
+        named = {str(workload): self._named(item["spec"]["template"]) for workload, item in items.items()}
+        identity: dict[str, Any] = {name: template_hash(template) for name, template in named.items()}
+        self._seen.update((identity[name], template) for name, template in named.items())
         if config is not None:
             identity[CONFIG] = dict(config)
         waiting = [str(w) for w, item in items.items() if held(item) or not settled(w.kind, item)]
@@ -113,12 +119,28 @@ class TemplateDriver(WayDriver):
     def matches(self, reading: Version, version: Version, *, exact: bool) -> bool:
         """Say whether the templates (and what the pods read) are those of the version; exact: and rolled out, unless
         the version itself never was."""
-        keys = [key for key in {*reading.identity, *version.identity} if key != CONFIG]
-        if any(reading.identity.get(key) != version.identity.get(key) for key in keys):
+        keys = [key for key in {**reading.identity, **version.identity} if key != CONFIG]
+        other = [key for key in keys if reading.identity.get(key) != version.identity.get(key)]
+        if not all(self._same_but_for_webhooks(key, reading, version) for key in other):
             return False
         return self._reads_alike(reading, version) and (
             not exact or self._settled(reading) or not self._settled(version)
         )
+
+    def _same_but_for_webhooks(self, name: str, reading: Version, version: Version) -> bool:
+        """Say whether a workload that reads otherwise than a version differs only in what webhooks write themselves."""
+        workload = next((one for one in self.workloads if str(one) == name), None)
+        found = self._seen.get(str(reading.identity.get(name)))
+        wanted = recorded_templates(version.artefacts).get(name)
+        if workload is None or found is None or wanted is None:
+            return False
+        return self.admission.is_same(workload, wanted, found)
+
+    @property
+    def admission(self) -> Admission:
+        """What the API server makes of templates."""
+        self._admission = self._admission or Admission(self.client)
+        return self._admission
 
     def _reads_alike(self, reading: Version, version: Version) -> bool:
         """Say whether the pods' configuration is that of the version, as far as it knows one."""
@@ -140,10 +162,13 @@ class TemplateDriver(WayDriver):
         stamp = self._stamp(entry.target)
         old, new = [], []
         for workload, item in items.items():
-            fingerprint = reading.identity[str(workload)]
+            name = str(workload)
             stamped = not stamp or _stamp_of(item) == stamp
-            old.append(fingerprint == entry.live.identity.get(str(workload)))
-            new.append(fingerprint == entry.target.identity.get(str(workload)) and stamped)
+            old.append(reading.identity[name] == entry.live.identity.get(name))
+            right = reading.identity[name] == entry.target.identity.get(name)
+            if not right and not (old[-1] and entry.action == "change"):
+                right = self._same_but_for_webhooks(name, reading, entry.target)
+            new.append(right and stamped)
         rolled = self._settled(reading) or not self._settled(entry.target)
         if all(new) and rolled:
             return TARGET, reading
@@ -248,11 +273,13 @@ class TemplateDriver(WayDriver):
             or item["spec"].get("paused")
         }
         trial = {w: self._change_of(w, item, templates[w], target, "").operations for w, item in changing.items()}
-        proof = prove(self, items, {w: templates[w] for w in changing}, trial, lambda: self.histories(items))
+        task = Undertaking(self, items, {w: templates[w] for w in changing}, trial)
+        proof = prove(task, self.admission, lambda: self.histories(items))
         problems = tuple(f"{self.name}: {problem}" for problem in proof.problems)
         facts = {AS_USUAL: [str(workload) for workload in proof.as_usual]}
+        notes = (*proof.notes, *injected_notes(target.artefacts.get("injected") or {}))
         # The driver's own deadline comes first: it can say what it waited for.
-        return Finding(problems, seconds=10.0, worst_seconds=self.timeout + 20, notes=tuple(proof.notes), facts=facts)
+        return Finding(problems, seconds=10.0, worst_seconds=self.timeout + 20, notes=notes, facts=facts)
 
     # -- recording and changing --------------------------------------------------------------------------------------
 
@@ -281,7 +308,9 @@ class TemplateDriver(WayDriver):
                 "until the rollout has ended."
             )
         said = recorded_answer(self.client, self, self.namespace)
-        artefacts["digests"] = running_digests(self.client, self.namespace, items)
+        pods = running_pods(self.client, self.namespace, items)
+        artefacts["digests"] = running_digests(items, pods)
+        artefacts["injected"] = injected(items, pods)
         artefacts["answers"] = [said] if said else []
         return Version(reading.identity, reading.text, taken=now(), artefacts=artefacts)
 
@@ -333,8 +362,17 @@ class TemplateDriver(WayDriver):
 
     def _known(self, workload: Workload, target: Version) -> Callable[[Mapping[str, Any]], bool]:
         """Return the test whether a workload has a template that the plan knows."""
-        known = {side.identity.get(str(workload)) for side in (target, *self._plan_sides)}
-        return lambda item: self.entry is None or template_hash(self._named(item["spec"]["template"])) in known
+        sides = (target, *self._plan_sides)
+        return lambda item: self.entry is None or any(self._is_version(workload, item, side) for side in sides)
+
+    def _is_version(self, workload: Workload, item: Mapping[str, Any], version: Version) -> bool:
+        """Say whether a workload's template is that of a version, but for what webhooks write themselves."""
+        name, template = str(workload), self._named(item["spec"]["template"])
+        found, wanted = template_hash(template), recorded_templates(version.artefacts).get(name)
+        planned = [side.identity.get(name) for side in self._plan_sides]
+        if found == version.identity.get(name) or found in planned or not planned or wanted is None:
+            return bool(found == version.identity.get(name))
+        return self.admission.is_same(workload, wanted, template)
 
     @property
     def _plan_sides(self) -> tuple[Version, ...]:
@@ -345,9 +383,9 @@ class TemplateDriver(WayDriver):
         return not self._settled(target) and str(workload) in (target.artefacts.get("paused") or ())
 
     def _is_there(self, workload: Workload, item: Mapping[str, Any], target: Version, stamp: str) -> bool:
-        right = template_hash(self._named(item["spec"]["template"])) == target.identity[str(workload)]
         moves_as_wanted = bool(item["spec"].get("paused")) == self._stands_still(workload, target)
-        return right and moves_as_wanted and (not stamp or _stamp_of(item) == stamp)
+        stamped = not stamp or _stamp_of(item) == stamp
+        return moves_as_wanted and stamped and self._is_version(workload, item, target)
 
     def _put(
         self,
@@ -436,7 +474,7 @@ class TemplateDriver(WayDriver):
         items = self.read(self.workloads)
         recorded = dict(target.artefacts.get("digests") or {})
         if recorded:
-            compare_digests(recorded, running_digests(self.client, self.namespace, items))
+            compare_digests(recorded, items, running_pods(self.client, self.namespace, items))
         service, answer = str(self.options.get("service") or ""), self.options.get("answer")
         stopped = all(item["spec"].get("replicas") == 0 for item in items.values())
         if not service or stopped:
