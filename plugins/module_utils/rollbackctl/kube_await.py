@@ -30,10 +30,15 @@ from .names import printable
 Objects = Mapping[Workload, Mapping[str, Any]]
 # A quota that a terminating pod still uses is free a moment later.
 FAILURE_LASTS_SECONDS = 4.0
+_NO_ROOM = "exceeded quota"
 # A pod of the old version that is not ready for so long will hardly get ready, and is not replaced before.
 OLD_POD_SECONDS = 30.0
 # With one or two workloads only their own objects are asked for.
 FEW = 2
+
+
+class NoRoom(StepFailed):
+    """A quota lets no more pods in, and none is about to go."""
 
 
 def pods_path(namespace: str) -> str:
@@ -65,6 +70,8 @@ class _Watch:
         self.client, self.seen, self.workloads, self.namespace = client, seen, workloads, namespace
         self.origins = Origins(client, namespace)
         self._since: dict[str, float] = {}
+        # Since when a quota is full for each, since when in this state, and the state.
+        self._full: dict[Workload, tuple[float, float, str]] = {}
         # What the bad rollout left says nothing about this one.
         self._known = {
             workload: [] if is_seen(item) else (item.get("status") or {}).get("conditions") or []
@@ -80,8 +87,12 @@ class _Watch:
         if all(state.done for state in states.values()):
             return True
         for workload, state in states.items():
-            if self._lasts(f"{workload} {state.failed}", FAILURE_LASTS_SECONDS, now=bool(state.failed)):
-                raise StepFailed(f"{workload} will not roll out: {printable(state.failed)}.")
+            said = f"{workload} will not roll out: {printable(state.failed)}."
+            full = _NO_ROOM in state.failed
+            if self._stays_full(workload, items[workload], state.text, now=full):
+                raise NoRoom(said)
+            if self._lasts(f"{workload} {state.failed}", FAILURE_LASTS_SECONDS, now=bool(state.failed) and not full):
+                raise StepFailed(said)
         for workload, item, pod in self._pods(items):
             self._look_at(workload, item, pod)
         return None
@@ -110,6 +121,23 @@ class _Watch:
             "was left as it is.",
             "Find out who did (an operator: change it there, or pause it), then start a new run.",
         )
+
+    def _stays_full(self, workload: Workload, item: Mapping[str, Any], text: str, *, now: bool) -> bool:
+        """Say whether a quota has been full for so long that it stays so: no pod is about to go, and nothing gets on. A
+        controller that was refused tries again after as long once more."""
+        if not now:
+            self._full.pop(workload, None)
+            return False
+        leaving = sum(
+            bool(pod["metadata"].get("deletionTimestamp"))
+            for pod in self.seen.objects(pods_path(self.namespace))
+            if matches_labels(item["spec"]["selector"], pod["metadata"].get("labels") or {})
+        )
+        moment, state = time.monotonic(), f"{text}, {leaving} leaving"
+        first, since, known = self._full.get(workload, (moment, moment, state))
+        since = since if known == state else moment
+        self._full[workload] = (first, since, state)
+        return leaving == 0 and moment - since >= FAILURE_LASTS_SECONDS + (since - first)
 
     def _item(self, workload: Workload) -> dict[str, Any]:
         for item in self.seen.objects(KINDS[workload.kind].collection(workload.namespace)):

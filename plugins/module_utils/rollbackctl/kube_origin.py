@@ -34,13 +34,16 @@ class Origins:
         self.client = client
         self.namespace = namespace
         self._children: dict[str, Origin | None] = {}
+        self.sets: list[dict[str, Any]] = []  # the ReplicaSets, once they were loaded
 
     def load(self, *, deployments: bool, others: bool) -> Origins:
         """Read the history of all workloads at once; without that, each piece is asked for when it is needed."""
         for wanted, word in ((deployments, "replicasets"), (others, "controllerrevisions")):
             if wanted:
-                for child in self.client.list(f"{_APPS}/{self.namespace}/{word}"):
-                    self._children[f"{word}/{child['metadata']['name']}"] = _origin(child)
+                found = self.client.list(f"{_APPS}/{self.namespace}/{word}")
+                self.sets = found if word == "replicasets" else self.sets
+                for child in found:
+                    self._children[f"{word}/{child['metadata']['name']}"] = origin_of(child)
         return self
 
     def of(self, pod: Mapping[str, Any]) -> Origin | None:
@@ -75,11 +78,12 @@ class Origins:
                 if error.status != 403:
                     raise
                 child = None
-            self._children[key] = _origin(child) if child is not None else None
+            self._children[key] = origin_of(child) if child is not None else None
         return self._children[key]
 
 
-def _origin(child: Mapping[str, Any]) -> Origin | None:
+def origin_of(child: Mapping[str, Any]) -> Origin | None:
+    """Return whose a ReplicaSet or ControllerRevision is, and of which template; None when it is nobody's."""
     uid = controller_uid(child)
     body = child.get("data") or {} if child.get("kind") == "ControllerRevision" else child
     template = (body.get("spec") or {}).get("template")  # a ControllerRevision of somebody else may hold anything

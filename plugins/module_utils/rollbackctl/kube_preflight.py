@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What can be known to be wrong before a workload is changed: rights, strategies, quotas, missing images.
+"""What can be known to be wrong before a workload is changed: rights, strategies, missing images.
 
 All of it reads; the one POST is the question whether we may (SelfSubjectAccessReview).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 from .kube_client import Client, KubeError, Rule
@@ -16,11 +14,6 @@ from .kube_objects import KINDS, Workload, image_text, images
 
 # A node lists only its largest images (--node-status-max-images): beyond them nothing can be said.
 _LISTED_IMAGES = 50
-_UNITS: dict[str, Decimal] = {
-    "": Decimal(1), "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("0.001"),
-    **{word: Decimal(1000) ** power for power, word in enumerate("kMGTPE", start=1)},
-    **{f"{word}i": Decimal(1024) ** power for power, word in enumerate("KMGTPE", start=1)},
-}  # fmt: skip
 
 
 def strategy_problem(workload: Workload, item: Mapping[str, Any]) -> str:
@@ -87,78 +80,6 @@ def _same_image(wanted: str, name: str) -> bool:
     """Say whether a node's name of an image is the one wanted; docker.io/library/ is what a short name means."""
     names = {wanted, f"docker.io/library/{wanted}", f"docker.io/{wanted}"}
     return name in names or (":" not in wanted.rpartition("/")[2] and name in {f"{one}:latest" for one in names})
-
-
-def quota_problems(
-    client: Client, namespace: str, items: Mapping[Workload, Mapping[str, Any]], *, whole: bool
-) -> list[str]:
-    """Return why the additional pods of the rollouts would not be let in, by the namespace's quotas.
-
-    :param items: the Deployments as they are. whole: as many new pods as there are old ones (surge of 100 %).
-    """
-    try:
-        quotas = client.list(f"/api/v1/namespaces/{namespace}/resourcequotas")
-    except KubeError:
-        return []  # nobody needs the right to read quotas; a quota that is in the way then shows in the rollout
-    need: dict[str, Decimal] = {}
-    for workload, item in items.items():
-        if workload.kind != "deployment":
-            continue
-        extra = _surge(item, whole=whole)
-        for key, amount in _requests(item["spec"]["template"]).items():
-            need[key] = need.get(key, Decimal(0)) + extra * amount
-    problems = []
-    for quota in quotas:
-        spec, status = quota.get("spec") or {}, quota.get("status") or {}
-        if spec.get("scopes") or spec.get("scopeSelector"):
-            continue  # it counts some pods only; where it is in the way, the rollout says so
-        for key, hard in (status.get("hard") or {}).items():
-            used = quantity((status.get("used") or {}).get(key, "0"))
-            wanted = need.get(key, Decimal(0))
-            if wanted and used + wanted > quantity(hard):
-                problems.append(
-                    f"quota {quota['metadata']['name']} lets no {wanted.normalize():f} more {key} in "
-                    f"({used.normalize():f} of {hard} are used)"
-                )
-    return problems
-
-
-def _surge(item: Mapping[str, Any], *, whole: bool) -> int:
-    """Return how many pods more than before a rollout must at least be able to start."""
-    replicas = int(item["spec"].get("replicas", 1))
-    if whole:
-        return replicas
-    strategy = item["spec"].get("strategy") or {}
-    rolling = strategy.get("rollingUpdate") or {}
-    unavailable = str(rolling.get("maxUnavailable", "25%"))
-    spared = int(unavailable.rstrip("%")) * (replicas if unavailable.endswith("%") else 100) // 100
-    return 0 if strategy.get("type") == "Recreate" or spared > 0 else min(1, replicas)
-
-
-def _requests(template: Mapping[str, Any]) -> dict[str, Decimal]:
-    """Return what one pod counts for in a quota."""
-    found = {"pods": Decimal(1), "count/pods": Decimal(1)}
-    for container in template["spec"]["containers"]:
-        resources = container.get("resources") or {}
-        limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
-        for name in {*limits, *requests}:
-            asked = quantity(requests.get(name, limits.get(name, "0")))
-            for key in (f"requests.{name}", name):
-                found[key] = found.get(key, Decimal(0)) + asked
-        for name, value in limits.items():
-            found[f"limits.{name}"] = found.get(f"limits.{name}", Decimal(0)) + quantity(value)
-    return found
-
-
-def quantity(text: Any) -> Decimal:
-    """Return a resource quantity such as 100m or 64Mi as a number.
-
-    https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
-    """
-    match = re.fullmatch(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([a-zA-Z]*)", str(text))
-    if match is None or match[2] not in _UNITS:
-        return Decimal(0)
-    return Decimal(match[1]) * _UNITS[match[2]]
 
 
 def targets_text(targets: Mapping[Workload, Mapping[str, Any]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from .component import Driver
@@ -18,7 +19,8 @@ from .kube_front import service_problem
 from .kube_history import Revision
 from .kube_objects import Workload, cleaned, compared, differences, images, template_hash, template_of
 from .kube_owner import owner_problem
-from .kube_preflight import image_findings, missing_rights, quota_problems, strategy_problem, workload_rules
+from .kube_preflight import image_findings, missing_rights, strategy_problem, workload_rules
+from .kube_quota import Standing, quota_problems, quotas_of, rolled_out
 from .kube_way import Objects, WayDriver
 
 SHOW_HISTORY_OF = 3
@@ -48,12 +50,16 @@ class Proof:
 @dataclass(frozen=True)
 class Undertaking:
     """What is to be done: the component's workloads as they are, the templates of those that change, and what would be
-    sent for each of these."""
+    sent for each of these.
+
+    anew: all pods are made anew, also those of the template.
+    """
 
     driver: WayDriver
     items: Objects
     templates: Templates
     trial: Mapping[Workload, Operations]
+    anew: bool
 
     @property
     def client(self) -> Client:
@@ -64,6 +70,11 @@ class Undertaking:
     def strategy(self) -> str:
         """How the pods are replaced: undo, fast or recreate."""
         return str(self.driver.options.get("strategy") or "undo")
+
+    @cached_property
+    def standing(self) -> Standing:
+        """The pods that are there."""
+        return Standing(self.client, self.driver.namespace, self.items)
 
 
 def prove(task: Undertaking, admission: Admission, read_histories: Callable[[], Histories]) -> Proof:
@@ -88,7 +99,7 @@ def prove(task: Undertaking, admission: Admission, read_histories: Callable[[], 
     questions: list[Callable[[], None]] = [
         lambda: lacking.extend(missing_rights(task.client, _rules(driver, items), workload_rules(items, "patch"))),
         lambda: histories.update(read_histories()),
-        lambda: _quota(driver, items, task.templates, room),
+        lambda: _quota(task, room),
         lambda: _images(task.client, task.templates, pulls),
     ]
     task.client.each(lambda ask: ask(), questions)
@@ -160,18 +171,24 @@ def _members(sibling: Driver, driver: WayDriver) -> Mapping[Workload, dict[str, 
     return found
 
 
-def _quota(driver: WayDriver, items: Objects, templates: Templates, proof: Proof) -> None:
+def _quota(task: Undertaking, proof: Proof) -> None:
     """Say what quotas do not let in. A surge that is too large for them gives way to the workloads' own strategies."""
-    strategy = driver.options.get("strategy")
-    if strategy == "recreate":
+    counted = {w: template for w, template in task.templates.items() if rolled_out(w)}
+    quotas = quotas_of(task.client, task.driver.namespace) if counted else []
+    if not quotas:
         return
-    surging = {w: {**items[w], "spec": {**items[w]["spec"], "template": template}} for w, template in templates.items()}
-    problems = quota_problems(driver.client, driver.namespace, surging, whole=strategy == "fast")
-    if problems and strategy == "fast":
-        proof.as_usual += [workload for workload in templates if workload.kind == "deployment"]
-        proof.notes += [f"{problem}: the pods start by the workloads' own strategies" for problem in problems]
-        problems = quota_problems(driver.client, driver.namespace, surging, whole=False)
-    proof.problems += problems
+    leaving = task.standing.leaving()
+
+    def problems(way: str) -> list[str]:
+        crowds = [task.standing.crowd(w, template, way=way, anew=task.anew) for w, template in counted.items()]
+        return quota_problems(quotas, crowds, leaving, at_once=way == "fast")
+
+    found = problems(task.strategy)
+    if found and task.strategy == "fast":
+        proof.as_usual += [workload for workload in counted if workload.kind == "deployment"]
+        proof.notes += [f"{problem}: the pods start by the workloads' own strategies" for problem in found]
+        found = problems("undo")
+    proof.problems += found
 
 
 def _images(client: Client, templates: Templates, proof: Proof) -> None:

@@ -40,6 +40,7 @@ from .kube_patch import Patch, held
 from .kube_preflight import targets_text
 from .kube_proof import SHOW_HISTORY_OF, Undertaking, prove
 from .kube_rollout import settled
+from .kube_room import await_with_room
 from .kube_way import Objects, WayDriver, is_checkpoint
 from .names import name_a_version
 
@@ -273,7 +274,8 @@ class TemplateDriver(WayDriver):
             or item["spec"].get("paused")
         }
         trial = {w: self._change_of(w, item, templates[w], target, "").operations for w, item in changing.items()}
-        task = Undertaking(self, items, {w: templates[w] for w in changing}, trial)
+        anew = not self._reads_alike(live, target)
+        task = Undertaking(self, items, {w: templates[w] for w in changing}, trial, anew)
         proof = prove(task, self.admission, lambda: self.histories(items))
         problems = tuple(f"{self.name}: {problem}" for problem in proof.problems)
         facts = {AS_USUAL: [str(workload) for workload in proof.as_usual]}
@@ -333,7 +335,7 @@ class TemplateDriver(WayDriver):
         if not self._settled(target):
             return  # it never was rolled out: going back to it cannot wait for that
         try:
-            await_rollout(self.client, items, self._left)
+            await_with_room(self, items, lambda: self._left)
         except (AwaitingSomebody, StateOther):
             raise
         except StepFailed as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -13,8 +12,6 @@ from ansible.module_utils.rollbackctl.kube_objects import Workload, template_of
 from ansible.module_utils.rollbackctl.kube_preflight import (
     image_findings,
     missing_rights,
-    quantity,
-    quota_problems,
     strategy_problem,
     targets_text,
     workload_rules,
@@ -51,19 +48,6 @@ def test_what_is_being_deleted_is_not_put_back() -> None:
     assert strategy_problem(API, item) == "deployment/api is being deleted"
 
 
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("0", "0"), ("900", "900"), ("100m", "0.1"), ("1.5", "1.5"), ("2k", "2000"), ("1Ki", "1024"),
-        ("64Mi", "67108864"), ("1G", "1000000000"),
-        ("1Gi", "1073741824"), ("1Pi", str(2**50)), ("2E", str(2 * 10**18)), ("1e3", "1000"),
-        ("5n", "0.000000005"), ("3u", "0.000003"), (2, "2"), ("what", "0"), ("1Zi", "0"), ("", "0"),
-    ],
-)  # fmt: skip
-def test_quantities(text: Any, number: str) -> None:
-    assert quantity(text) == Decimal(number)
-
-
 @contextlib.contextmanager
 def having(*items: dict[str, Any], status: int = 200) -> Iterator[Client]:
     """A client of a server whose every list is this one."""
@@ -76,66 +60,6 @@ def having(*items: dict[str, Any], status: int = 200) -> Iterator[Client]:
 
     with client_of(answer) as (client, _server):
         yield client
-
-
-def quota(hard: dict[str, str], used: dict[str, str], **spec: Any) -> dict[str, Any]:
-    item = recorded("resourcequota")
-    item["spec"], item["status"] = {"hard": hard, **spec}, {"hard": hard, "used": used}
-    return item
-
-
-def deployment(replicas: int = 4, cpu: str = "500m", **strategy: Any) -> dict[str, Any]:
-    item = recorded("deployment")
-    item["spec"]["replicas"] = replicas
-    item["spec"]["strategy"] = strategy or {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0}}
-    container = item["spec"]["template"]["spec"]["containers"][0]
-    container["resources"] = {"requests": {"cpu": cpu}, "limits": {"cpu": "1", "memory": "64Mi"}}
-    return item
-
-
-RECREATE = {"type": "Recreate"}
-HALF = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "50%"}}
-ONE = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
-
-
-@pytest.mark.parametrize(
-    ("hard", "used", "whole", "strategy", "words"),
-    [
-        ({"pods": "8"}, {"pods": "4"}, True, {}, ""),
-        ({"pods": "7"}, {"pods": "4"}, True, {}, "quota small lets no 4 more pods in (4 of 7 are used)"),
-        ({"pods": "5"}, {"pods": "4"}, False, {}, ""),
-        ({"pods": "4"}, {"pods": "4"}, False, {}, "quota small lets no 1 more pods in (4 of 4 are used)"),
-        ({"pods": "4"}, {"pods": "4"}, False, ONE, ""),
-        ({"pods": "4"}, {"pods": "4"}, False, HALF, ""),
-        ({"pods": "4"}, {"pods": "4"}, False, RECREATE, ""),
-        ({"count/pods": "4"}, {"count/pods": "4"}, False, {}, "quota small lets no 1 more count/pods in"),
-        ({"requests.cpu": "2100m"}, {"requests.cpu": "2"}, False, {}, "lets no 0.5 more requests.cpu in (2 of 2100m"),
-        ({"cpu": "4"}, {"cpu": "2"}, True, {}, ""),
-        ({"limits.memory": "300Mi"}, {"limits.memory": "256Mi"}, False, {}, "more limits.memory in"),
-        ({"requests.memory": "1Ki"}, {"requests.memory": "0"}, False, {}, "more requests.memory in"),
-        ({"services": "0"}, {"services": "9"}, True, {}, ""),
-        ({"pods": "1Ti"}, {"pods": "4"}, True, {}, ""),
-    ],
-)
-def test_whether_quotas_let_the_new_pods_in(
-    hard: dict[str, str],
-    used: dict[str, str],
-    whole: bool,  # noqa: FBT001 - a table
-    strategy: dict[str, Any],
-    words: str,
-) -> None:
-    with having(quota(hard, used)) as client:
-        found = quota_problems(client, "shop", {API: deployment(**strategy), DB: recorded("statefulset")}, whole=whole)
-    assert len(found) == bool(words)
-    assert words in "".join(found)
-
-
-def test_a_quota_that_counts_only_some_pods_or_cannot_be_read_forbids_nothing() -> None:
-    full: dict[str, Any] = {"hard": {"pods": "4"}, "used": {"pods": "4"}}
-    with having(quota(**full, scopes=["BestEffort"]), quota(**full, scopeSelector={"matchExpressions": []})) as client:
-        assert quota_problems(client, "shop", {API: deployment()}, whole=True) == []
-    with having(quota(**full), status=403) as client:
-        assert quota_problems(client, "shop", {API: deployment()}, whole=True) == []
 
 
 def with_image(image: str, policy: str = "IfNotPresent") -> dict[str, Any]:
