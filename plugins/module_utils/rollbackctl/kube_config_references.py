@@ -34,6 +34,13 @@ def rewritten(template: Mapping[str, Any], copies: Mapping[str, str]) -> dict[st
 
 def _places(template: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
     """Yield every place that names one: its kind, the mapping, and the field in it."""
+    yield from places_read(template)
+    for login in (template.get("spec") or {}).get("imagePullSecrets") or []:
+        yield "secret", login, "name"
+
+
+def places_read(template: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Yield the places that pods read from, which is all but those for pulling images."""
     spec = template.get("spec") or {}
     for container in (one for group in _CONTAINERS for one in spec.get(group) or []):
         for variable in container.get("env") or []:
@@ -47,8 +54,6 @@ def _places(template: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
             yield "secret", volume["secret"], "secretName"
         for source in (volume.get("projected") or {}).get("sources") or []:
             yield from _of(source, "configMap", "secret")
-    for login in spec.get("imagePullSecrets") or []:
-        yield "secret", login, "name"
 
 
 def _of(source: Mapping[str, Any] | None, configmap: str, secret: str) -> Iterator[tuple[str, Any, str]]:

@@ -17,10 +17,12 @@ from .kube_client import Client, Rule
 from .kube_difference import compare
 from .kube_front import service_problem
 from .kube_history import Revision
+from .kube_needs import Thing, look
 from .kube_objects import Workload, cleaned, compared, differences, images, template_hash, template_of
 from .kube_owner import owner_problem
 from .kube_preflight import image_findings, missing_rights, strategy_problem, workload_rules
 from .kube_quota import Standing, quota_problems, quotas_of, rolled_out
+from .kube_security import forbidden
 from .kube_way import Objects, WayDriver
 
 SHOW_HISTORY_OF = 3
@@ -52,7 +54,8 @@ class Undertaking:
     """What is to be done: the component's workloads as they are, the templates of those that change, and what would be
     sent for each of these.
 
-    anew: all pods are made anew, also those of the template.
+    anew: all pods are made anew, also those of the template. starts: the version was rolled out when it was recorded;
+    what an undo goes forward to may never have been, and then nothing waits for its pods.
     """
 
     driver: WayDriver
@@ -60,6 +63,7 @@ class Undertaking:
     templates: Templates
     trial: Mapping[Workload, Operations]
     anew: bool
+    starts: bool
 
     @property
     def client(self) -> Client:
@@ -95,20 +99,22 @@ def prove(task: Undertaking, admission: Admission, read_histories: Callable[[], 
             proof.notes.append(f"{workload} never runs two versions at once (strategy Recreate); that stays so")
     lacking: list[str] = []
     histories: dict[Workload, Sequence[Revision]] = {}
-    room, pulls = Proof(), Proof()
+    room, pulls, needs = Proof(), Proof(), Proof()
     questions: list[Callable[[], None]] = [
         lambda: lacking.extend(missing_rights(task.client, _rules(driver, items), workload_rules(items, "patch"))),
         lambda: histories.update(read_histories()),
         lambda: _quota(task, room),
         lambda: _images(task.client, task.templates, pulls),
+        lambda: _needs(task, needs),
     ]
     task.client.each(lambda ask: ask(), questions)
     proof.problems += lacking
     if not lacking:
         proof.problems += _service(driver, items)
         _try(task, admission, histories, proof)
-    for found in (room, pulls):
-        proof.add(found)
+    for found in (room, needs):
+        proof.add(found if task.starts else Proof([], [*found.problems, *found.notes], found.as_usual))
+    proof.add(pulls)
     if len(items) <= SHOW_HISTORY_OF:
         proof.notes += _same_images(items, task.templates)
         proof.notes += [
@@ -191,6 +197,34 @@ def _quota(task: Undertaking, proof: Proof) -> None:
     proof.problems += found
 
 
+def _needs(task: Undertaking, proof: Proof) -> None:
+    """Say what is not there that pods need to start. Where all pods of the version are there, none is made."""
+    brought = {
+        Thing(ref.kind, ref.name)
+        for sibling in task.driver.siblings.values()
+        if getattr(sibling, "namespace", "") == task.driver.namespace
+        for ref in getattr(sibling, "refs", ())
+    }
+    found = look(task.client, task.driver.namespace, task.templates, brought)
+    proof.notes += found.notes
+    for workload, texts in found.wrong.items():
+        said = f"{workload}: the version that is gone back to needs {'; and '.join(texts)}"
+        if task.strategy != "recreate" and not _makes_pods(task, workload):
+            proof.notes.append(f"{said}. Its pods run and none is made now, but one that is restarted would not start")
+        else:
+            proof.problems.append(
+                f"{said}: its pods could not start. Bring it back first (level 2 does, where the profile has it in "
+                "restore_kubernetes_config), or choose another version"
+            )
+
+
+def _makes_pods(task: Undertaking, workload: Workload) -> bool:
+    """Say whether pods of the version have to be made, as far as it can be told from those that are there."""
+    if not rolled_out(workload):
+        return True
+    return task.standing.crowd(workload, task.templates[workload], way=task.strategy, anew=task.anew).missing > 0
+
+
 def _images(client: Client, templates: Templates, proof: Proof) -> None:
     """Say which images no node has."""
     wrong, said = image_findings(client, templates)
@@ -216,6 +250,11 @@ def _try(task: Undertaking, admission: Admission, histories: Histories, proof: P
         found.update(zip(rest, task.client.each(attempt, rest)))
     for workload, verdict in found.items():
         _judge(workload, verdict, proof)
+    warned = {w: verdict.warnings for w, verdict in found.items() if verdict.warnings}
+    if warned:
+        problems, notes = forbidden(task.client, task.driver.namespace, warned, stops=task.strategy == "recreate")
+        (proof.problems if task.starts else proof.notes).extend(problems)
+        proof.notes += notes
 
 
 def _judge(workload: Workload, verdict: Verdict, proof: Proof) -> None:

@@ -274,8 +274,8 @@ class TemplateDriver(WayDriver):
             or item["spec"].get("paused")
         }
         trial = {w: self._change_of(w, item, templates[w], target, "").operations for w, item in changing.items()}
-        anew = not self._reads_alike(live, target)
-        task = Undertaking(self, items, {w: templates[w] for w in changing}, trial, anew)
+        anew, starts = not self._reads_alike(live, target), self._settled(target)
+        task = Undertaking(self, items, {w: templates[w] for w in changing}, trial, anew, starts)
         proof = prove(task, self.admission, lambda: self.histories(items))
         problems = tuple(f"{self.name}: {problem}" for problem in proof.problems)
         facts = {AS_USUAL: [str(workload) for workload in proof.as_usual]}
