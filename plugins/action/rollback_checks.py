@@ -35,6 +35,7 @@ except ImportError as problem:
 
 KUBERNETES = "kubernetes"
 RUN_FACT = "rollbackctl_run"
+CHECKED_FACT = "rollbackctl_checked"  # rollback_finish reads it
 NO_CHECKS = "The profile has no such check (rollback_checks), so nothing was looked at."
 
 
@@ -85,7 +86,9 @@ class ActionModule(ActionBase):
         allow = arguments["allow_unverified"] or bool(self._task.check_mode)
         verdict = judge(results, allow_unverified=allow)
         phase = arguments["phase"]
+        asked = {*(task_vars.get("ansible_facts", {}).get(CHECKED_FACT) or []), *(one.name for one in results)}
         return {
+            "ansible_facts": {CHECKED_FACT: sorted(asked)},
             "failed": verdict.failed,
             "changed": False,
             "msg": verdict.text if results else NO_CHECKS,

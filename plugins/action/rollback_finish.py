@@ -16,6 +16,8 @@ if _SHARED not in module_utils.__path__:
 from ansible.module_utils.rollbackctl import outcome  # noqa: E402
 from ansible.module_utils.rollbackctl.action import RollbackAction  # noqa: E402
 
+CHECKED_FACT = "rollbackctl_checked"  # the checks that were asked in this run: rollback_checks leaves it
+CHECKED_KINDS = ("rollback", "checkpoint", "verify")
 OTHER_SERVICE = "Another service of this run did not get through; the barrier stopped this one with it."
 
 
@@ -29,6 +31,8 @@ class ActionModule(RollbackAction):
         hold = bool((failure or {}).get("hold"))
         message = str((failure or {}).get("msg") or (OTHER_SERVICE if failed else ""))
         following = str((failure or {}).get("next_step") or "")
+        if not failed and (unasked := self._unasked()):
+            failed, message = True, f"Nobody asked these checks of the profile, so nothing is proven: {unasked}."
         run = self.engine_run
         if not run or not run.get("token"):
             word = outcome.REFUSED if failed else outcome.DONE
@@ -42,6 +46,14 @@ class ActionModule(RollbackAction):
         succeeded = ending["outcome"] in (outcome.DONE, outcome.ALREADY)
         text = _sentence(ending)
         return {"failed": not succeeded, "msg": text, "rollbackctl": {"phase": "finish", "ending": ending}}
+
+    def _unasked(self) -> str:
+        """Return the names of the profile's checks that this run should have asked and did not."""
+        if self._task.check_mode or not self.variable("run_checks", self.variable("run_kind") in CHECKED_KINDS):
+            return ""
+        asked = self.facts(CHECKED_FACT) or []
+        names = [str(check["name"]) for check in self.variable("rollback_checks") or []]
+        return ", ".join(name for name in names if name not in asked)
 
     def _on_host(
         self, run: dict[str, Any], asked: dict[str, Any], *, failed: bool, message: str, hold: bool

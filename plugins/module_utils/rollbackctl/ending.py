@@ -78,7 +78,8 @@ def decide(
     closed = fence_is_closed(events)
     state = f"The service is {picture.word} ({picture.text}). The fence is {'closed' if closed else 'open'}."
     if picture.word == OLD and not closed:
-        return Ending(outcome.RESTORED, f"{message} It was put back to the state before the run. {state}", "")
+        text = f"{message} It was put back to the state before the run. {state}"
+        return Ending(outcome.RESTORED, text, _after_restored(run))
     if picture.word == STRANGE:
         return Ending(
             outcome.UNKNOWN,
@@ -107,3 +108,10 @@ def _left_again(identity: str, plan: Plan, picture: Picture) -> Ending:
     if picture.word == STRANGE:
         return Ending(outcome.UNKNOWN, said, following)
     return Ending(outcome.RESUMABLE, said, following)
+
+
+def _after_restored(run: Mapping[str, Any]) -> str:
+    """Return what to type when a run took itself back: a level puts back what the one below leaves alone."""
+    if run["kind"] == "rollback" and run.get("level") in (1, 2) and run.get("service"):
+        return f"rollbackctl plan {run['level'] + 1} {run['service']}"
+    return f"rollbackctl report {run['id']}"
