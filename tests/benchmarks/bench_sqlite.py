@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.rollbackctl.component import Place, Version
+from ansible.module_utils.rollbackctl.component import TARGET, Entry, Place, Version
 from ansible.module_utils.rollbackctl.sqlite import SqliteDriver
 
 from tests.benchmarks.rows import row
@@ -25,6 +26,8 @@ ROWS = 700_000
 READERS = 2
 REPEATS = 3
 GAP_BAR_SECONDS = 0.05
+LARGE_ROWS, LARGE_NOTE = 2_500_000, 500  # 1.25 GB
+STEP_BAR, RUN_BAR = 1.5, 3.0  # times what SQLite's own backup takes
 
 READER = """
 import json, os, sqlite3, sys, time
@@ -86,6 +89,7 @@ def bench() -> list[dict[str, Any]]:
             usual.append(_usual(work / "usual", good))
             stopped.append(_stopped(work / "stopped", good))
             shutil.rmtree(work)
+        large = _large(Path(folder, "large"))
     errors, theirs = (sum(one["errors"] for one in runs) for runs in (ours, usual))
     took, took_usual = (statistics.median(one["seconds"] for one in runs) for runs in (ours, usual))
     return [
@@ -102,6 +106,7 @@ def bench() -> list[dict[str, Any]]:
             facts=ours,
             usual_facts=usual,
         ),
+        *large,
         row(
             "SQLite, restored after its service was killed: time without a database",
             [one["swap"] for one in stopped],
@@ -113,16 +118,64 @@ def bench() -> list[dict[str, Any]]:
     ]
 
 
+def _large(folder: Path) -> list[dict[str, Any]]:
+    """A big database is restored online with nobody in it: the step, and everything that a run does with it."""
+    folder.mkdir()
+    path, kept, work = folder / "live.db", folder / "checkpoint", folder / "work"
+    _make(path, LARGE_ROWS, LARGE_NOTE)
+    began = time.monotonic()
+    with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(folder / "b")) as copy:
+        source.backup(copy)
+    usual = time.monotonic() - began
+    for place in (kept, work, folder / "capture"):
+        place.mkdir(mode=0o700)
+    options = {"name": "live", "path": str(path), "method": "online", "busy_timeout": 30, "timeout": 1800}
+    driver = SqliteDriver(options, Place(run="bench", work=work))
+    good = driver.record(kept)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE orders SET note = 'broken ' || id WHERE id % 3 = 0")
+    began = time.monotonic()
+    live, target = driver.live(exact=True), driver.resolve(good)
+    finding = driver.check(live, target)
+    driver.record(folder / "capture")
+    driver.stage(target)
+    step = time.monotonic()
+    driver.apply(target)
+    step = time.monotonic() - step
+    entry = Entry("live", "restore_sqlite", "data", live, target, "change", finding)
+    reached, _ = driver.state(entry, opened=False)
+    whole = time.monotonic() - began
+    size = f"SQLite, {path.stat().st_size >> 20} MiB, restored online"
+    return [
+        row(
+            f"{size}: {what}",
+            [seconds],
+            [usual],
+            way="SQLite's .backup",
+            bar_seconds=times * usual,
+            bar=f"<= {times:g} x",
+            also=reached == TARGET,
+            note=note,
+        )
+        for what, seconds, times, note in (
+            ("the step", step, STEP_BAR, "keeps the old content, then WAL and database"),
+            ("all of a run", whole, RUN_BAR, "read, prove, compare, capture, restore, read back"),
+        )
+    ]
+
+
 def _states(results: Sequence[dict[str, Any]], key: str = "state") -> str:
     return " or ".join(sorted({one[key] for one in results}))
 
 
-def _make(path: Path) -> None:
+def _make(path: Path, rows: int = ROWS, note: int = 0) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, note TEXT)")
     connection.execute("CREATE TABLE visits (id INTEGER PRIMARY KEY, at REAL)")
-    connection.executemany("INSERT INTO orders (note) VALUES (?)", ((f"order {n} " * 7,) for n in range(ROWS)))
+    connection.executemany(
+        "INSERT INTO orders (note) VALUES (?)", ((f"order {n} " * (note // 12 or 7),) for n in range(rows))
+    )
     connection.commit()
     connection.close()
 

@@ -137,9 +137,7 @@ class SqliteDriver(Driver):
                 return want
             if kind == "raw":
                 return prove_raw(want)
-            return prove_backup(
-                os.path.join(want.at, str(want.artefacts.get("file", ""))), want, self.options, self.path
-            )
+            return prove_backup(self._source(want), want, self.options, self.path, ours=True)
         if not os.path.isabs(want) or "\x00" in want:
             raise Refused(
                 f"{self.name}: {want!r} is not the absolute path of a backup. Nothing was changed.",
@@ -265,6 +263,7 @@ class SqliteDriver(Driver):
         sync_directory(into)
         facts |= {"kind": "sqlite", "file": file.name, "tables": dict(content.tables), "revision": content.revision}
         facts |= {"schema": content.schema, "page_size": header.page_size, "wal": header.wal}
+        facts["sqlite"] = sqlite3.sqlite_version  # which found it whole
         facts["seconds"] = round(time.monotonic() - started, 3)
         version = version_of(content, describe("backup", taken, content, facts["damaged"]), facts, taken, str(into))
         write_document(into / MANIFEST, version.to_dict())
@@ -282,7 +281,25 @@ class SqliteDriver(Driver):
         with worker(self.path).acting():
             self._stage(target)
 
+    def _source(self, target: Version) -> str:
+        return os.path.join(target.at, str(target.artefacts["file"]))
+
     def _stage(self, target: Version) -> None:
+        if self._online:  # it is written from where it is
+            failpoint("restore_sqlite.stage.before")
+            with ourselves():
+                os.close(open_backup(self._source(target)))
+                whole = self._staged(self._source(target), target)
+            failpoint("restore_sqlite.stage.middle")
+            if not whole:
+                raise StepFailed(
+                    f"{self.name}: the backup does not have the checksum that was planned: it changed since, or the "
+                    "disk is failing. The database was not touched.",
+                    "Run the same command again; it refuses when the backup itself is damaged.",
+                )
+            self._note_staged(self._source(target), target)
+            failpoint("restore_sqlite.stage.after")
+            return
         new = self._kept("new")
         failpoint("restore_sqlite.stage.before")
         if os.path.lexists(new):
@@ -317,7 +334,8 @@ class SqliteDriver(Driver):
             status = os.lstat(new)
             facts = {"sha256": target.artefacts["sha256"], "ino": status.st_ino, "mtime_ns": status.st_mtime_ns}
             with ourselves():
-                write_document(self.place.work / "staged.json", facts)
+                if read_document(self.place.work / "staged.json") != facts:
+                    write_document(self.place.work / "staged.json", facts)
 
     def _staged(self, new: str, target: Version) -> bool:
         status = os.lstat(new)
@@ -365,6 +383,10 @@ class SqliteDriver(Driver):
 
     def _there(self, target: Version) -> bool:
         """Say whether the database is at target; cheap for replace, because traffic is stopped meanwhile."""
+        if self._online and self._mark is not None:
+            with ourselves():
+                if read_document(self._mark) is None:  # this run has not restored it; to read all of it takes long
+                    return False
         if self._online or "sha256" not in target.artefacts:
             return bool(self.live(exact=True).identity.get("content") == target.identity.get("content"))
         beside = {suffix for suffix in ("-wal", "-journal") if os.path.lexists(self.path + suffix)}
@@ -384,7 +406,7 @@ class SqliteDriver(Driver):
                 )
             with ourselves():
                 self._mark.unlink(missing_ok=True)
-        kept = online(self.path, self._kept("new"), self._kept("old"), busy_seconds=busy, seconds=limit)
+        kept = online(self.path, self._source(target), self._kept("old"), busy_seconds=busy, seconds=limit)
         if self._mark is not None:
             with ourselves():
                 write_document(self._mark, {"content": target.identity["content"], "displaced": kept, "at": now()})

@@ -41,10 +41,13 @@ def version_of(content: Content, text: str, facts: Mapping[str, Any], taken: str
     return Version(identity, text, taken, dict(facts), at)
 
 
-def prove_backup(path: str, manifest: Version | None, options: Mapping[str, Any], live_path: str) -> Version:
+def prove_backup(
+    path: str, manifest: Version | None, options: Mapping[str, Any], live_path: str, *, ours: bool = False
+) -> Version:
     """Return the version that the file at path is, after proving that it is whole and of this database.
 
     :param manifest: what record wrote; None for a file that comes without (the operator has accepted that).
+    :param ours: the manifest is from the state store; a file with its checksum was found whole then. Its rows are read.
     :raises Refused: truncated, changed, damaged, of another database, empty, or not safe to open.
     """
     what = f"The backup {path}"
@@ -65,7 +68,7 @@ def prove_backup(path: str, manifest: Version | None, options: Mapping[str, Any]
                 "Nothing was changed.",
                 f"Make one file of it: sqlite3 {path} '.backup NEWFILE', and name NEWFILE.",
             )
-        content = _content(path, what, damaged=bool(facts.get("damaged")))
+        content = _content(path, what, judged=bool(facts.get("damaged")) or (ours and "sqlite" in facts))
         now = os.stat(path, follow_symlinks=False)
         if (now.st_ino, now.st_size, now.st_mtime_ns) != (status.st_ino, status.st_size, status.st_mtime_ns):
             raise Refused(f"{what} was changed while it was checked. Nothing was changed.", "Try again.")
@@ -90,10 +93,10 @@ def prove_backup(path: str, manifest: Version | None, options: Mapping[str, Any]
     return version_of(content, describe("unverified backup", taken, content), facts, taken, os.path.dirname(path))
 
 
-def _content(path: str, what: str, *, damaged: bool) -> Content:
+def _content(path: str, what: str, *, judged: bool) -> Content:
     connection = connect(path, immutable=True)
     try:
-        found = "" if damaged else damage(connection)
+        found = "" if judged else damage(connection)
         if not found:
             return read_content(connection, exact=True)
     except sqlite3.DatabaseError as exc:

@@ -87,11 +87,17 @@ def loss_of(path: str, live: Version, target: Version) -> Loss | None:
         tables.pop("alembic_version", None)  # the revision is told apart, and nobody wrote it as data
     except sqlite3.DatabaseError as exc:
         return Loss(target.taken, f"what is lost cannot be counted: {exc}")
-    return Loss(target.taken, loss_text(tables, target.taken), tables)
+    totals = {name: tuple(side.get(name, {}).get("rows", 0) for side in (ours, theirs)) for name in tables}
+    return Loss(target.taken, loss_text(tables, target.taken, totals), tables)
 
 
-def loss_text(tables: Mapping[str, Mapping[str, int]], since: str) -> str:
-    """Return one line for people about what newer_rows counted."""
+def loss_text(
+    tables: Mapping[str, Mapping[str, int]], since: str, totals: Mapping[str, tuple[int, ...]] | None = None
+) -> str:
+    """Return one line for people about what newer_rows counted.
+
+    totals: how many rows the tables have, live and in the target; said of a table that is too big to be compared.
+    """
     parts = []
     for name, counts in sorted(tables.items()):
         words = [
@@ -99,7 +105,11 @@ def loss_text(tables: Mapping[str, Mapping[str, int]], since: str) -> str:
             for key, text in (("only_live", "written"), ("differ", "changed"), ("only_target", "deleted"))
             if counts.get(key)
         ]
-        parts.append(f"{name}: {', '.join(words) if words else 'too many to count in time'}")
+        if not words:
+            here, there = (totals or {}).get(name, (0, 0))
+            counted = f": {here:,} rows now, {there:,} in the target" if here or there else ""
+            words = [f"too many to compare in time{counted}"]
+        parts.append(f"{name}: {', '.join(words)}")
     listed = "; ".join(parts[:10]) or "no row by its key, but the content differs"
     more = f"; {len(parts) - 10} more tables" if len(parts) > 10 else ""
     return f"rows since {since}: {listed}{more}"

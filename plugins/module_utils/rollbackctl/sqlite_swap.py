@@ -19,6 +19,7 @@ from typing import Any, Callable
 from .durable import sync_directory
 from .errors import DeadlineExceeded, StepFailed
 from .failpoints import failpoint
+from .safe_path import ourselves
 from .sqlite_content import connect, in_wal_mode, reading
 from .sqlite_file import COMPANIONS, attributes, copy_new, give_attributes, holders, lock
 from .sqlite_health import damage
@@ -220,7 +221,7 @@ def _clear_companions(path: str, kept: str) -> None:
 
 
 def online(path: str, new: str, old: str, *, busy_seconds: float, seconds: float) -> str:
-    """Write the proven file new into the live database, as one transaction; return the name of the kept old content.
+    """Write the proven backup new into the live database, as one transaction; return the name of the kept old content.
 
     While SQLite's write lock is held and nothing is committed yet, the old content is copied to `old`: it is exactly
     what gets displaced, the last write before the lock included. Readers are never blocked; writers wait. That
@@ -236,7 +237,8 @@ def online(path: str, new: str, old: str, *, busy_seconds: float, seconds: float
         )
     kept = free_name(old)
     start = time.monotonic()
-    source = connect(new, immutable=True)
+    with ourselves():  # it is in the state store
+        source = connect(new, immutable=True)
     target = sqlite3.connect(path, timeout=0.05, isolation_level=None)
     begun = False
 
@@ -278,9 +280,10 @@ def online(path: str, new: str, old: str, *, busy_seconds: float, seconds: float
 
 
 def _backup(source: sqlite3.Connection, target: sqlite3.Connection, step: Callable[[int, int, int], None]) -> None:
-    # Page by page: the first step takes the write lock and must not be the last one, because `step` then has to copy
-    # the old content. What is written stays in the WAL until the last page.
-    source.backup(target, pages=1, progress=step, sleep=0.005)
+    # The first step takes the write lock and must not be the last one, because `step` then has to copy the old content.
+    # What is written stays in the WAL until the last page.
+    several = source.execute("PRAGMA page_count").fetchone()[0] > _PAGES
+    source.backup(target, pages=_PAGES if several else 1, progress=step, sleep=0.005)
 
 
 def _keep(path: str, kept: str, seconds: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.rollbackctl.errors import Refused
+from ansible.module_utils.rollbackctl.sqlite_check import loss_text
 from ansible.module_utils.rollbackctl.sqlite_content import Content, newer_rows, read_content, reading
 
 from tests.unit.module_utils.sqlite_parts import execute, make_database
@@ -131,3 +132,10 @@ def test_counting_ends_in_time(tmp_path: Path) -> None:
 def test_a_directory_is_no_database(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="not a regular file"):
         content_of(tmp_path)
+
+
+def test_the_loss_of_a_table_that_is_too_big_to_compare_has_totals() -> None:
+    counted = {"orders": {"unknown": 1}, "users": {"only_live": 2}}
+    text = loss_text(counted, "2026-11-21T09:00:00Z", {"orders": (12_500_000, 12_000_000), "users": (5, 3)})
+    assert "orders: too many to compare in time: 12,500,000 rows now, 12,000,000 in the target" in text
+    assert "users: 2 written" in text

@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.rollbackctl import sqlite_backup
 from ansible.module_utils.rollbackctl.component import LIVE, TARGET
 from ansible.module_utils.rollbackctl.errors import StepFailed
+from ansible.module_utils.rollbackctl.sqlite_health import damage
 
 from tests.unit.module_utils.sqlite_parts import (
+    beside,
     break_it,
     checkpoint,
     entry_for,
@@ -175,3 +178,41 @@ def test_a_reader_that_stays_in_keeps_its_view(tmp_path: Path) -> None:
     reader.execute("COMMIT")
     assert reader.execute("SELECT count(*) FROM orders").fetchone()[0] == 500
     reader.close()
+
+
+def test_the_backup_is_written_from_where_it_is(tmp_path: Path) -> None:
+    """No copy of it is made beside the database: that is a third of what an online restore would write."""
+    path = make_database(tmp_path / "shop.db")
+    good = checkpoint(path, tmp_path / "checkpoint")
+    break_it(path)
+    driver = make_driver(path, tmp_path / "work", method="online")
+    target = driver.resolve(good)
+    driver.stage(target)
+    assert not [name for name in beside(path) if name.endswith(".new")]
+    backup = Path(target.at, target.artefacts["file"])
+    content = backup.read_bytes()
+    backup.write_bytes(content[:-1] + b"x")
+    with pytest.raises(StepFailed, match="changed since"):
+        driver.apply(target)
+    backup.write_bytes(content)
+    driver.apply(target)
+    assert driver.matches(driver.live(exact=True), good, exact=True)
+
+
+def test_a_backup_whose_bytes_were_found_whole_is_not_searched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_database(tmp_path / "shop.db")
+    good = checkpoint(path, tmp_path / "checkpoint")
+    assert good.artefacts["sqlite"] == sqlite3.sqlite_version
+    asked: list[sqlite3.Connection] = []
+
+    def ask(connection: sqlite3.Connection) -> str:
+        asked.append(connection)
+        return damage(connection)
+
+    monkeypatch.setattr(sqlite_backup, "damage", ask)
+    assert make_driver(path).resolve(good).identity == good.identity
+    assert asked == []
+    make_driver(path).resolve(str(tmp_path / "checkpoint" / "shop-db.sqlite"))
+    assert len(asked) == 1, "a file that is named is"
