@@ -50,14 +50,14 @@ def test_all_that_is_wrong_with_the_components(bench: Bench, tmp_path: Path) -> 
     known = profile(bench.sample)
     hosts = bench.profile(
         "two-missing",
-        restore_files=[{**known["restore_files"][0], "path": str(tmp_path / "no-folder")}],
+        restore_env=[{**known["restore_env"][0], "path": str(tmp_path / "no-settings.env")}],
         rollback_git=[{**known["rollback_git"][0], "repository": str(tmp_path / "no-repository")}],
     )
     ran = doctor(bench, hosts)
     assert ran.code == 2, ran.output
     wrong = [line for line in ran.output.splitlines() if "✗" in line]
     assert len(wrong) == 2, ran.output
-    assert "no-folder" in ran.output
+    assert "no-settings.env" in ran.output
     assert "no-repository" in ran.output
 
 
