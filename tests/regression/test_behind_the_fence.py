@@ -69,3 +69,25 @@ def migrates_itself(bench: Bench) -> None:
     assert ran.record["outcome"] == "resumable", ran.said
     assert f"shop-schema reads as revision {there}, not as revision" in ran.said
     assert "migrates its database when it starts" in ran.said
+
+
+def test_what_somebody_changed_behind_the_fence_has_one_way_out(bench: Bench) -> None:
+    """Settings are edited once they were put back: the run stops, its resume too; a new run takes over."""
+    accepted = {"rollback_reason": "x", "rollback_accept_data_loss_since": bench.taken}
+    with bench.paused("restore_files.exchange.before", LEVEL3, **accepted) as (process, mark):
+        with bench.sample.env_file.open("a", encoding="utf-8") as settings:
+            settings.write("SHOP_HOTFIX=1\n")
+        mark.unlink()
+        stopped = bench.end(process)
+    following = "rollbackctl run 3 shop --reason REASON"
+    assert stopped.record["outcome"] == "unknown", stopped.said
+    assert following in stopped.said
+    with pytest.raises(OSError, match="refused"):
+        bench.sample.get("/health")
+    resumed = bench.play(LEVEL3, rollback_run=stopped.record["run"], **accepted)
+    assert resumed.record["outcome"] == "unknown", resumed.said
+    assert following in resumed.said
+    done = bench.play(LEVEL3, **accepted)
+    assert done.record["outcome"] == "done", done.said
+    assert bench.sample.get("/version")[1]["version"] == GOOD
+    assert "SHOP_HOTFIX" not in bench.sample.env_file.read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from . import outcome
 from .component import Driver
 from .errors import RollbackError
 from .journal import fence_is_closed
-from .plan import Plan
+from .plan import Plan, way_out
 from .readback import NEW, OLD, STRANGE, Picture, read_service, read_steadily
 from .store import Store
 
@@ -29,6 +29,7 @@ class Ending:
     outcome: str
     message: str
     next: str = ""
+    strange: bool = False  # somebody else changed a component: the run cannot go on
 
 
 def locked_out(run: Mapping[str, Any], message: str, error: RollbackError) -> Ending:
@@ -73,13 +74,16 @@ def decide(
         return Ending(word, outcome.MEANINGS[word])
     touched = any(event["event"] in ("begin", "fence-closing") for event in events)
     if plan is None or not touched:
-        return Ending(outcome.REFUSED, message, "")
+        stopped = f" The service is still stopped, behind the fence of run {run.get('takes_over')}."
+        return Ending(outcome.REFUSED, message + (stopped if run.get("takes_over") else ""), "")
     picture = read_service(store, run, plan, drivers)
     closed = fence_is_closed(events)
     state = f"The service is {picture.word} ({picture.text}). The fence is {'closed' if closed else 'open'}."
     if picture.word == OLD and not closed:
         text = f"{message} It was put back to the state before the run. {state}"
         return Ending(outcome.RESTORED, text, _after_restored(run))
+    if picture.strange:
+        return Ending(outcome.UNKNOWN, f"{message} {state}", f"Find out who did, then: {way_out(plan)}", strange=True)
     if picture.word == STRANGE:
         return Ending(
             outcome.UNKNOWN,

@@ -20,7 +20,7 @@ from .durable import now
 from .errors import LeaseHeld, RollbackError, StepFailed
 from .failpoints import VARIABLE, failpoint
 from .journal import Journal, fence_is_closed
-from .plan import Plan
+from .plan import Plan, way_out
 from .readback import CAPTURED_LAYERS, NEW, OLD, Picture, blank_place, place_of, read_service, read_steadily
 from .step import LOCK_WAIT_SECONDS, changing_step
 from .store import Lease, open_store
@@ -109,6 +109,11 @@ def closed_again(work: Work, journal: Journal) -> list[str]:
     return found
 
 
+def _may_open(plan: Plan, picture: Picture) -> bool:
+    """Apply the rule. What was as it is behind the fence that a run took over was no state to open."""
+    return picture.word == NEW or (picture.word == OLD and not plan.takes_over)
+
+
 def started_again(work: Work, names: Sequence[str]) -> StepFailed:
     """Return the error for what somebody starts as often as it is stopped."""
     return StepFailed(
@@ -128,7 +133,7 @@ def refuse_written(work: Work, journal: Journal, started: Sequence[str]) -> None
         entry = work.plan.entry(driver.name)
         if entry is None or driver.layer not in CAPTURED_LAYERS or driver.name not in applied:
             continue
-        driver.place = place_of(work.store, work.run, driver.name)
+        driver.place = place_of(work.store, work.run, driver)
         state, reading = driver.state(entry, opened=False)
         if state != TARGET:
             raise StepFailed(
@@ -149,7 +154,7 @@ def open_fences(work: Work) -> None:
     with changing_step(work.store, run, int(work.run["token"])) as journal:
         if fence_is_closed(journal.events()):
             picture = _behind_the_fence(work, journal, lambda: read_service(work.store, work.run, plan, work.drivers))
-            if picture.word not in (OLD, NEW):
+            if not _may_open(plan, picture):
                 raise StepFailed(
                     f"The fence stays closed: the service is {picture.word}. {picture.text}.",
                     f"rollbackctl resume {run}",
@@ -176,7 +181,7 @@ def _behind_the_fence(work: Work, journal: Journal, read: Callable[[], Picture])
     names: list[str] = []
     for _try in range(CLOSINGS):
         picture = read()
-        if picture.word not in (OLD, NEW) or not _touched(work, "begin"):
+        if not _may_open(work.plan, picture) or not _touched(work, "begin"):
             return picture
         names = closed_again(work, journal)
         if not names:
@@ -192,7 +197,7 @@ def _started_anew(work: Work, plan: Plan, journal: Journal) -> None:
         entry = plan.entry(driver.name)
         if entry is None or entry.action != "follow":
             continue
-        driver.place = place_of(work.store, work.run, driver.name)
+        driver.place = place_of(work.store, work.run, driver)
         state, reading = driver.state(entry, opened=True)
         if state != TARGET:
             raise StepFailed(f"{driver.name} was to be running anew but reads as {reading.text}.", "rollbackctl status")
@@ -338,7 +343,7 @@ def _open_by_rule(work: Work, plan: Plan) -> None:
     try:
         picture = _behind_the_fence(work, journal, lambda: read_steadily(work.store, work.run, plan, work.drivers))
         report.update(word=picture.word, text=picture.text)
-        if picture.word in (OLD, NEW):
+        if _may_open(plan, picture):
             with contextlib.suppress(OSError):
                 _announce_opening(journal, picture)
             for driver in work.fences:
@@ -347,7 +352,11 @@ def _open_by_rule(work: Work, plan: Plan) -> None:
             with contextlib.suppress(OSError):
                 journal.append("fence-opened", by="watchdog", word=picture.word)
         else:
-            report["message"] = f"The fence stays closed. Next: rollbackctl resume {run}"
+            if picture.strange:
+                with contextlib.suppress(OSError):
+                    journal.append("fence-kept", by="watchdog", strange=True)
+            following = way_out(plan) if picture.strange else f"rollbackctl resume {run}"
+            report["message"] = f"The fence stays closed. Next: {following}"
     except (RollbackError, OSError) as error:
         if not isinstance(error, StepFailed):
             raise  # no answer, a fault that may pass, or the lease is gone: seen at the next look

@@ -164,8 +164,20 @@ OPENING = ("fence-opening", "fence-opened")
 
 def fence_is_closed(events: list[dict[str, Any]]) -> bool:
     """Say whether the last word of the journal about the fence is that it is closed, or about to be."""
-    words = [event["event"] for event in events if event["event"] in ("fence-closing", "fence-opened")]
+    words = [event["event"] for event in events if event["event"] in ("fence-closing", "fence-opened", "fence-passed")]
     return bool(words) and words[-1] == "fence-closing"
+
+
+def is_stranded(events: list[dict[str, Any]]) -> bool:
+    """Say whether a run stands behind its closed fence and cannot go on: somebody else changed a component there."""
+    said = [event for event in events if event["event"] in ("opened", "finished", "fence-kept")]
+    return fence_is_closed(events) and bool(said) and bool(said[-1].get("strange"))
+
+
+def passed_to(events: list[dict[str, Any]]) -> str:
+    """Return the run that took this one's closed fence over; empty when none did."""
+    taken = [str(event["to"]) for event in events if event["event"] == "fence-passed"]
+    return taken[-1] if taken else ""
 
 
 def ended_well(events: list[dict[str, Any]]) -> bool:

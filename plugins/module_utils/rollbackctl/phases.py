@@ -21,7 +21,7 @@ from .journal import Journal, fence_is_closed, written_since_applied
 from .ledger import no_target
 from .names import printable
 from .plan import Proposal
-from .readback import CAPTURED_LAYERS, blank_place, captured, place_of
+from .readback import CAPTURED_LAYERS, blank_place, captured, kept_before, place_of
 from .ready import require_ready
 from .registry import drivers_of
 from .reversal import undo
@@ -104,6 +104,8 @@ def _propose(work: Work, driver: Driver, began: float) -> None:
     live: Version | None = None
     target: Version | None = None
     problems: list[str] = []
+    if work.run.get("fence_of"):
+        driver.place = replace(place_of(work.store, work.run, driver), work=None)
     finding = Finding()
     try:
         live = driver.live(exact=True)
@@ -173,7 +175,7 @@ def wanted(work: Work, driver: Driver, live: Version) -> Version | str | None:
     if named:
         return str(named)
     if run["kind"] == "undo":
-        return captured(work.store, run["undoes"], driver.name)
+        return kept_before(work.store, str(run["undoes"]), driver.name)
     inherent = driver.stable() if run["kind"] == "panic" else driver.inherent()
     if inherent is not None:
         return inherent
@@ -188,7 +190,7 @@ def _preflight_resumed(work: Work, driver: Driver, entry: Entry | None, began: f
     if entry is None:
         return
     journal = work.store.journal(str(work.run["id"])).events()
-    driver.place = place_of(work.store, work.run, driver.name)
+    driver.place = place_of(work.store, work.run, driver)
     state, reading = driver.state(entry, opened=written_since_applied(journal, driver.name))
     if state == OTHER and entry.action not in ("keep", "follow"):
         text = f"reads as {reading.text}; the plan knows {entry.live.text} and {entry.target.text}"
@@ -293,7 +295,7 @@ def _verify(work: Work) -> None:
         began = time.monotonic()
         if entry is None or entry.action == "keep" or (entry.action == "follow" and fence_is_closed(events)):
             continue
-        driver.place = place_of(work.store, work.run, driver.name)
+        driver.place = place_of(work.store, work.run, driver)
         written = entry.action != "change" or written_since_applied(events, driver.name)
         state, reading = driver.state(entry, opened=written)
         if entry.action == "none" and driver.default_action == "follow":
@@ -332,7 +334,7 @@ def _finalize(work: Work) -> None:
     with changing_step(work.store, str(run["id"]), int(run["token"])):
         for driver in work.drivers:
             began = time.monotonic()
-            driver.place = place_of(work.store, {**run, "id": finished}, driver.name)
+            driver.place = place_of(work.store, {**run, "id": finished}, driver)
             removed = driver.finalize()
             if removed:
                 work.note(driver.name, "changed", f"removed {', '.join(removed)}", began)

@@ -60,6 +60,8 @@ class Plan:
     data_loss_since: UTC; everything written after it is lost; empty when nothing is.
     seconds, worst_seconds: expected duration; sum of the deadlines.
     undoes: the run that this one takes back; empty for a rollback.
+    takes_over: the run that stood behind its closed fence and whose service this run brings out of there; fence_of: the
+        run that closed that fence. Empty for others.
     """
 
     run: str
@@ -77,6 +79,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     undoes: str = ""
     on_failure: str = "restore"
+    takes_over: str = ""
+    fence_of: str = ""
     format: int = FORMAT
     combination: Mapping[str, Any] = field(default_factory=dict)
 
@@ -120,6 +124,8 @@ class Request:
     accepted_loss_since: str = ""
     approved_hash: str = ""
     fences: bool = False
+    takes_over: str = ""
+    fence_of: str = ""
 
 
 def compose(
@@ -147,13 +153,15 @@ def compose(
         created=request.created,
         entries=entries,
         hash=_hash(entries, {proposal.name: proposal.exact_keys for proposal in proposals}),
-        fence=bool(needs_fence),
+        fence=bool(needs_fence or request.takes_over),
         data_loss_since=losses[0] if losses else "",
         seconds=sum(entry.finding.seconds for entry in changing),
         worst_seconds=sum(entry.finding.worst_seconds for entry in changing),
         notes=tuple(f"{entry.name}: {note}" for entry in entries for note in entry.finding.notes),
         undoes=request.undoes,
         on_failure=request.on_failure,
+        takes_over=request.takes_over,
+        fence_of=request.fence_of,
         combination=combination(entries, "live"),
     )
     problems += _loss_problems(plan, request.accepted_loss_since)
@@ -165,6 +173,14 @@ def compose(
             "The service changed in between. Look at the new plan and approve that one."
         )
     return plan, problems
+
+
+def way_out(plan: Plan) -> str:
+    """Return what to type where a run cannot go on because somebody else changed a component: a run whose plan sees the
+    present state. It takes the closed fence over and opens it at its end."""
+    if plan.kind == "undo":
+        return f"rollbackctl undo {plan.undoes} --reason REASON"
+    return f"rollbackctl run {plan.level or 'schema'} {plan.service} --reason REASON"
 
 
 def combination(entries: Sequence[Entry], side: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Place, Version
+from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, FenceDriver, Place, Version
 from .errors import RollbackError
 from .journal import written_since_applied, written_since_kept
 from .plan import Plan
@@ -49,6 +49,11 @@ class Picture:
         return NEITHER if states <= {TARGET, LIVE, BETWEEN} else STRANGE
 
     @property
+    def strange(self) -> bool:
+        """Say whether somebody else changed a component for sure: what cannot be read may be as it was."""
+        return any(component.state == OTHER for component in self.components)
+
+    @property
     def text(self) -> str:
         """Return one line for people."""
         return ", ".join(f"{c.name}: {c.state} ({c.text})" for c in self.components) or "nothing to read"
@@ -62,9 +67,19 @@ def captured(store: Store, run: str, component: str) -> Version | None:
     return None
 
 
-def place_of(store: Store, run: Mapping[str, Any], component: str) -> Place:
-    """Return where a driver may keep things of this run."""
-    return replace(blank_place(store, run), work=store.work_directory(str(run["id"]), component))
+def kept_before(store: Store, run: str, component: str) -> Version | None:
+    """Return what was kept of a component before a run, or before the first one whose closed fence it took over."""
+    document = store.read_plan(run) or {}
+    first = str(document.get("takes_over") or "")
+    return (kept_before(store, first, component) if first else None) or captured(store, run, component)
+
+
+def place_of(store: Store, run: Mapping[str, Any], driver: Driver) -> Place:
+    """Return where a driver may keep things of this run; a fence that was taken over stays that of the run which closed
+    it, with what that one noted of it."""
+    if run.get("fence_of") and isinstance(driver, FenceDriver) and driver.options.get("fence"):
+        run = {**run, "id": run["fence_of"]}
+    return replace(blank_place(store, run), work=store.work_directory(str(run["id"]), driver.name))
 
 
 def blank_place(store: Store, run: Mapping[str, Any]) -> Place:
@@ -103,13 +118,15 @@ def read_service(store: Store, run: Mapping[str, Any], plan: Plan, drivers: Sequ
     known = {driver.name: driver for driver in drivers}
     found = []
     for entry in plan.entries:
-        if entry.action in ("none", "keep", "follow"):
-            continue
         driver = known.get(entry.name)
+        # What was as planned already is read too where somebody else has changed something behind the fence.
+        left = ("keep", "follow") if plan.takes_over else ("none", "keep", "follow")
+        if entry.action in left or (driver is not None and driver.default_action == "follow"):
+            continue
         if driver is None:
             found.append(Component(entry.name, "unread", "it is no longer in the profile"))
             continue
-        driver.place = place_of(store, run, entry.name)
+        driver.place = place_of(store, run, driver)
         found.append(read_component(store, str(run["id"]), driver, entry))
     return Picture(tuple(found))
 

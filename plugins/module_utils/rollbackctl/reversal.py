@@ -81,7 +81,7 @@ def _refuse_to_lose_writes(work: Work, driver: Driver, entry: Entry, journal: Jo
 
     :raises StepFailed: somebody wrote to it.
     """
-    driver.place = place_of(work.store, work.run, driver.name)
+    driver.place = place_of(work.store, work.run, driver)
     before = captured(work.store, str(work.run["id"]), driver.name)
     state, reading = driver.state(entry, opened=False)
     if state in (TARGET, BETWEEN) or reads_as_kept(driver, reading, before):

@@ -13,6 +13,7 @@ from . import outcome
 from .durable import now
 from .ending import CHANGING_KINDS, Ending, decide, locked_out
 from .errors import LeaseHeld, Refused, RollbackError
+from .journal import is_stranded, passed_to
 from .kept import kept_plan
 from .ledger import (
     choose_checkpoint,
@@ -30,6 +31,8 @@ from .step import LOCK_WAIT_SECONDS, beating
 from .store import Store, open_store
 from .taken_back import newest_to_take_back
 
+# Kinds whose run may take the closed fence of a stopped one over.
+TAKING_OVER = ("rollback", "undo")
 # A second run is refused within a second; a process that only just ends (a watchdog being armed) is waited for.
 OPEN_WAIT_SECONDS = 0.8
 RUN_ARGUMENTS: dict[str, Any] = {
@@ -90,7 +93,7 @@ def open_run(
         check_identity(service["identity"], store)
     kind, named = str(run["kind"]), str(asked.get("rollback_run") or "")
     facts: dict[str, Any] = {"id": run["id"], "token": 0, "checkpoint": "", "undoes": ""}
-    facts.update(resume=False, finished="", reversing=False)
+    facts.update(resume=False, finished="", reversing=False, takes_over="", fence_of="")
     if not named and run.get("takes_back"):
         named = newest_to_take_back(store, str(run["takes_back"]))
     if named:
@@ -101,26 +104,28 @@ def open_run(
             facts["checkpoint"] = choose_checkpoint(store, str(asked.get("rollback_checkpoint") or ""))
         elif kind in ("checkpoint", "adopt"):
             facts["checkpoint"] = str(facts["id"]).replace("rb-", "cp-", 1)
+        if not facts["resume"] and kind in (*TAKING_OVER, "preflight"):
+            facts.update(_fence_to_take_over(store, named))
         if dry:
             _warn_of_lease(store, facts)
         else:
-            facts["token"] = _take_lease(store, run, str(facts["id"]), named)
+            facts["token"] = _take_lease(store, run, facts, named)
     return facts
 
 
-def _take_lease(store: Store, run: Mapping[str, Any], identity: str, named: str) -> int:
+def _take_lease(store: Store, run: Mapping[str, Any], facts: Mapping[str, Any], named: str) -> int:
     """Take the lease, last of all: who is refused must not keep others away. Returns the token.
 
     :raises Refused: somebody else holds it, or the store cannot be written.
     """
     store.create()
-    token = 0
+    token, identity = 0, str(facts["id"])
     try:
         # Who resumes a run waits for what its dead controller has left behind.
         wait = store.wait_for_own(identity) if named == identity else 0.0
         with store.locked(max(OPEN_WAIT_SECONDS, wait)):
             if run["kind"] in ("rollback", "undo", "panic", "shutdown"):
-                _refuse_behind_closed_fence(store, {named, identity})
+                _refuse_behind_closed_fence(store, {identity, str(facts["takes_over"])})
             seconds, process = float(run["lease_seconds"]), str(run.get("process") or "")
             _refuse_twice_in_one_run(store, process)
             lease = store.acquire(
@@ -159,6 +164,7 @@ def _refuse_behind_closed_fence(store: Store, named: set[str]) -> None:
     """Refuse a new run while an earlier one stands behind its closed fence: its watchdog would leave the service to the
     new run, whose plan knows nothing of a fence that somebody else closed. While a lease holds, that is what is said.
 
+    :param named: runs of which it is known: the one that is resumed, and the one whose fence is taken over.
     :raises Refused: so it is; naming that run (to resume it or to take it back) goes on with it.
     """
     run = store.behind_closed_fence(named)
@@ -174,6 +180,16 @@ def _refuse_behind_closed_fence(store: Store, named: set[str]) -> None:
     )
 
 
+def _fence_to_take_over(store: Store, named: str) -> dict[str, Any]:
+    """Return what a new run takes over: the closed fence of the run that it names to take it back, or of one that
+    cannot go on because somebody else changed a component behind it."""
+    run = store.behind_closed_fence(set())
+    if not run or (run != named and not is_stranded(store.journal(run).events())):
+        return {}
+    document = store.read_plan(run) or {}
+    return {"takes_over": run, "fence_of": str(document.get("fence_of") or run)}
+
+
 def _named_run(store: Store, kind: str, level: int, named: str) -> dict[str, Any]:
     """Return what naming a run means: resuming it, or undoing or finalizing it."""
     if not is_run_id(named):
@@ -185,6 +201,12 @@ def _named_run(store: Store, kind: str, level: int, named: str) -> dict[str, Any
     plan = Plan.from_dict(document)
     events = store.journal(named).events()
     ended = [event["outcome"] for event in events if event["event"] == "finished"]
+    taker = passed_to(events)
+    if taker and kind != "finalize" and (store.read_plan(taker) or {}).get("kind") != "undo":
+        verb = "undo" if kind == "undo" else "resume"
+        raise Refused(f"Run {named} was taken over by run {taker}. Nothing was changed.", f"rollbackctl {verb} {taker}")
+    if kind == "finalize" and (stopped := store.behind_closed_fence(set())):
+        raise Refused(f"Run {stopped} stands behind its closed fence and may need what was kept.", "rollbackctl status")
     if kind == "finalize" or (kind == "undo" and plan.kind != "undo"):
         if any(event["event"] == "finalized" for event in events):
             raise Refused(f"Run {named} was finalized: what it kept is gone, so it cannot be taken back.")
@@ -201,6 +223,8 @@ def _named_run(store: Store, kind: str, level: int, named: str) -> dict[str, Any
         "resume": True,
         "checkpoint": plan.checkpoint,
         "undoes": plan.undoes,
+        "takes_over": plan.takes_over,
+        "fence_of": plan.fence_of,
         "finished": ended[-1] if ended else "",
         "reversing": any(event["event"] == "reverse" for event in events) and outcome.RESTORED not in ended,
     }
@@ -245,10 +269,13 @@ def plan_run(
         created=now(),
         checkpoint=str(run["checkpoint"]),
         undoes=str(run["undoes"]),
-        on_failure=str(asked.get("rollback_on_failure") or "restore"),
+        # Going back would be to what no fence may be opened on.
+        on_failure="hold" if run.get("takes_over") else str(asked.get("rollback_on_failure") or "restore"),
         accepted_loss_since=str(asked.get("rollback_accept_data_loss_since") or ""),
         approved_hash=str(asked.get("rollback_plan") or ""),
         fences=fences,
+        takes_over=str(run.get("takes_over") or ""),
+        fence_of=str(run.get("fence_of") or ""),
     )
     try:
         quarantine, damage = store.quarantine(), []
@@ -268,6 +295,10 @@ def plan_run(
             with journal.together():
                 store.write_plan(plan.run, plan.to_dict())
                 journal.append("planned", hash=plan.hash)
+                if plan.takes_over:
+                    journal.append("fence-closing", taken_over=plan.takes_over)
+            if plan.takes_over:  # from now on this run answers for it, and nobody else
+                store.open_journal(plan.takes_over).append("fence-passed", to=plan.run)
     return {"plan": plan.to_dict(), "problems": problems}
 
 
@@ -326,9 +357,10 @@ def finish_run(
                 ending = Ending(outcome.ALREADY, outcome.MEANINGS[outcome.ALREADY])
             if run["kind"] in ("checkpoint", "adopt") and ending.outcome == outcome.DONE:
                 ending = _write_checkpoint(store, run, asked, result)
-            result.update(vars(ending))
+            result.update(outcome=ending.outcome, message=ending.message, next=ending.next)
             _write_ledger(store, run, plan, ending, result)
-            store.journal(identity).append("finished", outcome=ending.outcome, message=ending.message)
+            said = {"strange": True} if ending.strange else {}
+            store.journal(identity).append("finished", outcome=ending.outcome, message=ending.message, **said)
             try:
                 store.release(identity, int(run["token"]))
             except RollbackError as error:  # the run has ended all the same, and so does its lease

@@ -12,8 +12,9 @@ from typing import Any
 
 from . import outcome
 from .errors import RollbackError
-from .journal import fence_is_closed
+from .journal import fence_is_closed, is_stranded
 from .ledger import DAMAGED
+from .plan import Plan, way_out
 from .store import DirectoryStore, Lease, Store, host_name, open_store
 
 
@@ -82,8 +83,16 @@ def _described(store: Store, identity: str, damaged: list[str]) -> dict[str, Any
         "outcome": ended[-1]["outcome"] if ended else known if whole else outcome.UNKNOWN,
         "message": ended[-1]["message"] if ended else "",
         "fence": "closed" if closed else "open",
-        "next": f"rollbackctl resume {identity}" if document and whole and (closed or not ended) else "",
+        "next": _following(identity, events, document) if document and whole and (closed or not ended) else "",
     }
+
+
+def _following(identity: str, events: list[dict[str, Any]], document: Mapping[str, Any]) -> str:
+    """Return the one command that goes on from a run that has not ended, or stands behind its closed fence."""
+    with contextlib.suppress(RollbackError):
+        if is_stranded(events):
+            return way_out(Plan.from_dict(document))
+    return f"rollbackctl resume {identity}"
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from . import outcome
 from .component import LIVE, Driver, Entry
 from .errors import Refused, RollbackError
 from .plan import Plan
-from .readback import blank_place, captured, place_of
+from .readback import blank_place, kept_before, place_of
 from .store import Store
 from .work import Work
 
@@ -66,7 +66,7 @@ def require_whole(work: Work) -> None:
         driver = known.get(entry.name)
         if driver is None:
             wrong.append(f"{entry.name} ({entry.role}) was changed by it and is not in the profile any more")
-        elif captured(work.store, undone, entry.name) is None and (text := _not_as_before(work, driver, entry)):
+        elif kept_before(work.store, undone, entry.name) is None and (text := _not_as_before(work, driver, entry)):
             wrong.append(f"nothing was kept of {entry.name}, and {text}")
     if wrong:
         raise Refused(
@@ -77,7 +77,7 @@ def require_whole(work: Work) -> None:
 
 def _not_as_before(work: Work, driver: Driver, entry: Entry) -> str:
     """Return how a component reads of which a run kept nothing, unless that is how it was before that run."""
-    driver.place = place_of(work.store, {**work.run, "id": work.run["undoes"]}, driver.name)
+    driver.place = place_of(work.store, {**work.run, "id": work.run["undoes"]}, driver)
     try:
         state, reading = driver.state(entry, opened=True)
     except (RollbackError, OSError) as error:

@@ -66,7 +66,7 @@ class Work:
         """The service's fences, each in its place of this run."""
         found = [driver for driver in self.drivers if isinstance(driver, FenceDriver) and driver.options.get("fence")]
         for driver in found:
-            driver.place = place_of(self.store, self.run, driver.name)
+            driver.place = place_of(self.store, self.run, driver)
         return found
 
     def each(
@@ -90,7 +90,7 @@ class Work:
         with changing_step(self.store, str(self.run["id"]), int(self.run["token"])) as journal:
             first(journal)
             for driver, entry in todo:
-                driver.place = place_of(self.store, self.run, driver.name)
+                driver.place = place_of(self.store, self.run, driver)
                 limit = max(MINIMUM_DEADLINE_SECONDS, entry.finding.worst_seconds)
                 with deadline(limit, f"{driver.name}, phase {self.phase}"):
                     do(driver, entry, journal)

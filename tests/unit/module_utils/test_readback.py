@@ -22,7 +22,7 @@ from ansible.module_utils.rollbackctl.readback import (
 )
 from ansible.module_utils.rollbackctl.registry import drivers_of
 
-from tests.unit.module_utils.engine_parts import HALF, RUN, Service, register, text_component
+from tests.unit.module_utils.engine_parts import HALF, RUN, DataDriver, Service, register, text_component
 
 TO = {"db": "good", "app": "good"}
 
@@ -139,7 +139,7 @@ def test_what_was_kept_last_counts(service: Service) -> None:
 
 
 def test_a_place_is_private_and_names_the_run(service: Service) -> None:
-    place = place_of(service.store, service.run, "db")
+    place = place_of(service.store, service.run, DataDriver({"name": "db", "path": "/x"}, Place()))
     assert (place.run, place.reason) == (RUN, "it broke")
     assert place.work is not None
     assert place.work.stat().st_mode & 0o777 == 0o700

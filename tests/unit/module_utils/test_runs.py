@@ -237,6 +237,7 @@ def test_a_fresh_run(service: Service) -> None:
     facts = service.open(rollback_to=TO)
     assert facts == {
         "id": RUN, "token": 1, "checkpoint": "", "undoes": "", "resume": False, "finished": "", "reversing": False,
+        "takes_over": "", "fence_of": "",
     }  # fmt: skip
 
 
