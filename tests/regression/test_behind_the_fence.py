@@ -71,6 +71,7 @@ def migrates_itself(bench: Bench) -> None:
     assert "migrates its database when it starts" in ran.said
 
 
+@pytest.mark.timeout(900)
 def test_what_somebody_changed_behind_the_fence_has_one_way_out(bench: Bench) -> None:
     """Settings are edited once they were put back: the run stops, its resume too; a new run takes over."""
     accepted = {"rollback_reason": "x", "rollback_accept_data_loss_since": bench.taken}

@@ -211,7 +211,9 @@ def _touched(work: Work, *words: str) -> bool:
 def _announce_opening(journal: Journal, picture: Picture) -> None:
     """Write down that traffic may return from now on: whoever is killed before the fence is open for sure leaves a
     service that may already be written to, and such writes are not somebody else's change."""
-    journal.append("fence-opening", word=picture.word, reached=picture.word == NEW)
+    last = journal.events()[-1:]
+    if not last or (last[0]["event"], last[0].get("word")) != ("fence-opening", picture.word):  # a try before failed
+        journal.append("fence-opening", word=picture.word, reached=picture.word == NEW)
 
 
 def _open(driver: FenceDriver, picture: Picture) -> None:

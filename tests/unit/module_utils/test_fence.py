@@ -319,6 +319,7 @@ def test_the_watchdog_outlives_a_fault_that_passes(
     found = report(service)
     assert found is not None
     assert (found["word"], found["opened"]) == ("wholly old", True)
+    assert service.events().count("fence-opening") == 1  # each try must not fill the journal
 
 
 def test_the_watchdog_waits_while_the_lease_is_renewed(service: Service, watchdogs: Callable[[], None]) -> None:
