@@ -289,6 +289,8 @@ class SqliteDriver(Driver):
             failpoint("restore_sqlite.stage.before")
             with ourselves():
                 os.close(open_backup(self._source(target)))
+                if self._noted(self._source(target), target):
+                    return
                 whole = self._staged(self._source(target), target)
             failpoint("restore_sqlite.stage.middle")
             if not whole:
@@ -297,7 +299,8 @@ class SqliteDriver(Driver):
                     "disk is failing. The database was not touched.",
                     "Run the same command again; it refuses when the backup itself is damaged.",
                 )
-            self._note_staged(self._source(target), target)
+            with ourselves():
+                self._note_staged(self._source(target), target)
             failpoint("restore_sqlite.stage.after")
             return
         new = self._kept("new")
@@ -337,14 +340,20 @@ class SqliteDriver(Driver):
                 if read_document(self.place.work / "staged.json") != facts:
                     write_document(self.place.work / "staged.json", facts)
 
-    def _staged(self, new: str, target: Version) -> bool:
+    def _noted(self, new: str, target: Version) -> bool:
         status = os.lstat(new)
-        if status.st_size != target.artefacts["bytes"]:
-            return False
         with ourselves():
             noted = read_document(self.place.work / "staged.json") if self.place.work is not None else None
-        facts = {"sha256": target.artefacts["sha256"], "ino": status.st_ino, "mtime_ns": status.st_mtime_ns}
-        if noted == facts:
+        return noted == {
+            "sha256": target.artefacts["sha256"],
+            "ino": status.st_ino,
+            "mtime_ns": status.st_mtime_ns,
+        }
+
+    def _staged(self, new: str, target: Version) -> bool:
+        if os.lstat(new).st_size != target.artefacts["bytes"]:
+            return False
+        if self._noted(new, target):
             return True
         handle = os.open(new, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
