@@ -218,11 +218,12 @@ def _entry(proposal: Proposal, proposals: Sequence[Proposal], problems: list[str
                 f"{proposal.name}: restoring {restorer.name} brings {target.text}, not what was named ({asked}). "
                 f"Leave it out of rollback_to, or name a backup of {restorer.name} that holds it"
             )
-        finding = replace(finding, problems=(), loss=None, needs_fence=False, notes=())
+        finding = replace(finding, problems=(), loss=None, needs_fence=False, notes=_why_not_along(proposal, restorer))
     downgraded = [other for other in proposals if other.restored_by == proposal.name and not _restores(other, proposal)]
     if downgraded and not proposal.already:
         action = "keep"
-        note = f"kept as it is: {downgraded[0].name} takes the schema back without losing rows"
+        lossless = downgraded[0].finding.facts.get("lossless")
+        note = f"kept as it is: {downgraded[0].name} takes the schema back{' without losing rows' if lossless else ''}"
         finding = replace(finding, problems=(), loss=None, needs_fence=False, notes=(note,))
     if action in ("change", "follow") or (action == "none" and proposal.layer != "data"):
         named = f"{proposal.name}: "
@@ -239,13 +240,22 @@ def _entry(proposal: Proposal, proposals: Sequence[Proposal], problems: list[str
 
 
 def _restores(schema: Proposal, data: Proposal) -> bool:
-    """Say whether the data restore brings the schema along: exactly one of downgrade and restore runs per database."""
+    """Say whether the data restore brings the schema along: exactly one of downgrade and restore runs per database.
+    A backup that a person named is restored."""
+    if data.named:
+        return not data.already
     if schema.already:
         return not data.already
     if schema.strategy != "propose":
         return schema.strategy == "restore"
     lossless = bool(schema.finding.facts.get("reversible")) and bool(schema.finding.facts.get("lossless"))
     return bool(schema.finding.problems) or not lossless
+
+
+def _why_not_along(schema: Proposal, data: Proposal) -> tuple[str, ...]:
+    """Return why the migrations are not the way, in the words of whoever tried them out."""
+    loss = schema.finding.loss
+    return (f"brought by {data.name}, because {loss.text}",) if loss is not None and not schema.already else ()
 
 
 def _brought_along(schema: Proposal, data: Proposal) -> Version:

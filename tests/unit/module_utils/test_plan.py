@@ -125,6 +125,25 @@ def test_a_named_revision_that_the_restore_brings_is_fine() -> None:
     assert actions(named, data()) == (BY, [])
 
 
+@pytest.mark.parametrize("strategy", ["propose", "downgrade"])
+def test_a_backup_that_a_person_named_is_restored(strategy: str) -> None:
+    """Also where the migrations would lose nothing, and also where the profile says that they are the way."""
+    assert actions(schema(strategy=strategy), data(named=True)) == (BY, [])
+    there = schema(strategy=strategy, already=True, target=Version({"revision": "0003"}, "revision 0003"))
+    assert actions(there, data(named=True))[0] == BY
+
+
+def test_a_named_backup_that_cannot_be_restored_is_refused_with_its_reason() -> None:
+    broken = data(named=True, target=None, finding=Finding(problems=("it is damaged",)))
+    assert "db: it is damaged" in actions(schema(), broken)[1]
+
+
+def test_a_backup_and_a_revision_that_are_named_have_to_be_of_each_other() -> None:
+    assert actions(schema(named=True), data(named=True)) == (BY, [])
+    (problem,) = actions(schema(named=True, target=Version({"revision": "0001"}, "revision 0001")), data(named=True))[1]
+    assert "not what was named" in problem
+
+
 def test_a_downgrade_that_was_ordered_and_cannot_work_is_refused() -> None:
     found, problems = actions(schema(strategy="downgrade", problems=("no such revision",)), data())
     assert found == KEEP
