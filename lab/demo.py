@@ -134,7 +134,7 @@ class Story:
         status, health = sample.get("/health")
         failed = sum(1 for one in users.requests if one.failed and one.at >= deployed)
         say(f"/health answers {status}: {health.get('error')}")
-        say(f"e-mail addresses and names of customers are gone from the database; {failed} requests failed so far")
+        say(f"addresses, names of customers and deliveries are gone from the database; {failed} requests failed so far")
 
         self.chapter("The plan: what level 3 would do, and what it would lose")
         plan = wrapper(sample, "plan", "3", *SERVICE, "--reason", "release 1.5.0 destroys data", refusal_is_fine=True)
@@ -167,6 +167,9 @@ class Story:
             line(f"    {phase['name']}", f"{phase['seconds']:.1f} s{allowed(phase)}")
         line("requests that failed since the release", f"{seen.failed} of {seen.total}, for {seen.seconds:.1f} s")
         line("    since the rollback began", f"{during.failed} of {during.total}, for {during.ended - started:.1f} s")
+        for entry in record["services"]["shop"]["plan"]["entries"]:
+            if entry["finding"]["loss"]:
+                line("lost, counted behind the fence", entry["finding"]["loss"]["text"])
         self.set_aside(record["services"]["shop"])
         for page in REPORTS.glob(f"{record['run']}.html"):
             console.print(f"\nReport: {page.relative_to(ROOT)}", style="bold")
@@ -195,9 +198,17 @@ class Story:
 class Proof:
     """What the service's parts hold, read with nothing of rollbackctl."""
 
-    def __init__(self, rows: dict[int, tuple[Any, ...]], files: dict[str, str], revision: str, version: str) -> None:
-        """Take orders by number, digests by file, the schema's revision, and the version in the origin's branch."""
+    def __init__(
+        self,
+        rows: dict[int, tuple[Any, ...]],
+        deliveries: list[tuple[Any, ...]],
+        files: dict[str, str],
+        revision: str,
+        version: str,
+    ) -> None:
+        """Take orders by number, deliveries, digests by file, the schema's revision, and the version in the origin."""
         self.rows = rows
+        self.deliveries = deliveries
         self.files = files
         self.revision = revision
         self.version = version
@@ -207,10 +218,11 @@ class Proof:
         """Read it."""
         with contextlib.closing(connect(sample.databases[0])) as connection:
             rows = {row[0]: row for row in connection.execute("SELECT id, customer, email, cents FROM orders")}
+            deliveries = connection.execute("SELECT * FROM deliveries ORDER BY id").fetchall()
             revision = str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
         watched = [sample.env_file, sample.app / "app.py", *sorted(sample.static.iterdir())]
         files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in watched}
-        return cls(rows, files, revision, git(sample.origin, "show", "main:VERSION"))
+        return cls(rows, deliveries, files, revision, git(sample.origin, "show", "main:VERSION"))
 
 
 def prove(before: Proof, sample: Sample) -> None:
@@ -225,6 +237,7 @@ def prove(before: Proof, sample: Sample) -> None:
     claims = [
         (status == 200 and health.get("version") == "1.4.0", f"/health: {status}, version {health.get('version')}"),
         (same == len(before.rows), f"{same} of {len(before.rows)} orders are as they were at the checkpoint"),
+        (now.deliveries == before.deliveries, f"{len(before.deliveries)} deliveries are as they were"),
         (now.revision == before.revision, f"schema: revision {now.revision}"),
         (now.files == before.files, f"the same bytes: {', '.join(now.files)}"),
         (now.version == before.version, f"origin's main: version {now.version}, on top of: {subjects[1]!r}"),
@@ -316,8 +329,10 @@ def how_to_play(sample: Sample | None, folder: Path) -> None:
 
 
 def allowed(timed: dict[str, Any]) -> str:
-    """Return the budget of a run or a phase in words, "" where there is none."""
-    return f" of {timed['budget_seconds']:g} s allowed" if timed.get("budget_seconds") else ""
+    """Return the budget of a run or a phase in words, "" where there is none; that it took longer is said."""
+    budget = float(timed.get("budget_seconds") or 0)
+    over = ", which is OVER ITS BUDGET" if 0 < budget < timed["seconds"] else ""
+    return f" of {budget:g} s allowed{over}" if budget else ""
 
 
 def line(label: str, value: str) -> None:

@@ -202,7 +202,7 @@ class Sample:
         """Deploy release 1.5.0: a new commit, pushed and checked out, its migration, other settings, a restart. Then
         /health answers 500 for as long as its code or its settings are there; reading orders fails, writing works.
 
-        migration: "destroys" (drops columns with data in them), "adds" (a column), or "" for none.
+        migration: "destroys" (a column, values, rows that refer to others), "adds" (a column), or "" for none.
         """
         if code:
             (self.app / "VERSION").write_text(f"{BAD}\n", encoding="ascii")
@@ -268,6 +268,7 @@ def create(
             connection.execute("PRAGMA journal_mode = WAL")
             rows = [(f"customer{n}", f"customer{n}@example.org", 100 + n) for n in range(orders)]
             connection.executemany("INSERT INTO orders (customer, email, cents) VALUES (?, ?, ?)", rows)
+            connection.execute("INSERT INTO deliveries (order_id, address) SELECT id, id || ' Main Street' FROM orders")
     return sample
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The schema of a database, as alembic counts it: one revision, gone down from (or up to) step by step.
 
-Going down keeps what was written since, except in the columns and tables that the migrations drop. Undoing such a
-rollback would upgrade to empty columns; so where rows were thrown away, the copy that was kept before it is put back.
+Going down keeps what was written since, except what the migrations destroy. What that is, in either direction, is found
+out on copies (alembic_trial.py). Where an upgrade would not bring back what a rollback threw away, undoing it puts the
+copy back that was kept before it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,24 @@ from typing import Any
 
 from .alembic_command import Command
 from .alembic_history import History
-from .alembic_loss import count_cost
+from .alembic_loss import Cost, destroyed_before, loss_text, read_cost
 from .alembic_sqlite import SqliteDatabase, file_digest
 from .alembic_steps import Walker, seconds_needed
-from .alembic_ways import DOWN, NONE, PUT_BACK, UP, copy_of, find_way, irreversible, rehearse, require_known
+from .alembic_trial import Trial, differs_now, try_out, why_not
+from .alembic_ways import (
+    DOWN,
+    NONE,
+    PUT_BACK,
+    UP,
+    Way,
+    copy_of,
+    find_way,
+    irreversible,
+    put_back,
+    rehearse,
+    require_known,
+    thrown_away,
+)
 from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Finding, Loss, Place, Version
 from .durable import now
 from .errors import Refused, StepFailed
@@ -134,7 +149,7 @@ class AlembicDriver(Driver):
         here = str(live.identity["revision"])
         problems = self._obstacles()
         try:
-            way = find_way(self.command, self.history, here, target)
+            way = self._way(here, target)
         except Refused as refusal:
             problems.append(" ".join(part for part in (refusal.message, refusal.next_step) if part))
             return Finding(problems=tuple(problems), needs_fence=True, facts={**facts, "reversible": False})
@@ -144,15 +159,8 @@ class AlembicDriver(Driver):
         if way.direction == PUT_BACK:
             return self._check_put_back(target, problems, facts)
         notes = [f"{way.direction}: {here} -> " + " -> ".join(way.steps.arrivals)]
-        loss: Loss | None = None
-        if way.direction == DOWN:
-            obstacles = irreversible(self.name, way.steps, str(facts["restored_by"]))
-            problems += obstacles
-            cost = count_cost(self.database, way.steps.undone)
-            loss = cost.loss(target.taken or way.steps.undone[-1].created)
-            facts.update(reversible=not obstacles, lossless=cost.nothing)
-            notes += [f"lost by the downgrade: {phrase}" for phrase in cost.named]
-            notes += [f"not known before it runs: {phrase}" for phrase in cost.unknown]
+        obstacles = irreversible(self.name, way.steps, str(facts["restored_by"]))
+        problems += obstacles
         if way.waits:
             notes.append("the migrations of this way are not in the project now: the code has to be put forward first")
         elif not problems:
@@ -160,7 +168,73 @@ class AlembicDriver(Driver):
             problems += rehearsal.problems
             notes += rehearsal.notes
             facts["sql"] = rehearsal.sql
+        way, trial = self._tried_out(here, target, way, sound=not problems)
+        if way.direction == PUT_BACK:
+            return self._check_put_back(target, problems, facts)
+        problems += trial.problems
+        cost, reference = trial.cost, self._reference(target)
+        since = target.taken or (way.steps.undone[-1].created if way.steps.undone else "")
+        held_by = f"the checkpoint of {reference.taken}" if reference else "a checkpoint"
+        facts.update(reversible=not obstacles, lossless=cost.nothing and not problems, lost=sorted(cost.lost.kinds()))
+        facts["differs"] = sorted(cost.differs.kinds()) if cost.differs else None
+        facts.update(held_by=held_by, missing=cost.missing.phrases(), unknown=list(cost.unknown))
+        notes += [f"lost by the {way.direction}: {phrase}" for phrase in cost.lost_phrases]
+        notes += [f"not brought back: {phrase}" for phrase in cost.missing.phrases()]
+        notes += [f"cannot be known: {phrase}" for phrase in cost.unknown]
+        loss = cost.loss(since, way.direction, held_by)
         return self._finding(problems, loss, notes, facts, len(way.steps.arrivals))
+
+    def _way(self, here: str, target: Version) -> Way:
+        """Return the way to the target; where the migrations cannot be read, that of the copy which a run kept.
+
+        :raises Refused: there is none.
+        """
+        try:
+            return find_way(self.command, self.history, here, target)
+        except Refused:
+            if thrown_away(self.name, here, target) is None:
+                raise
+            return put_back(target)
+
+    def _planned_way(self, here: str, target: Version) -> Way:
+        """Return the way that the plan chose; for a target that is not the plan's (it is taken back) choose it now."""
+        way = self._way(here, target)
+        if way.direction != UP or copy_of(target) is None:
+            return way
+        if self.entry is not None and self.entry.target.identity == target.identity:
+            return put_back(target) if self.entry.finding.facts.get("direction") == PUT_BACK else way
+        return self._tried_out(here, target, way, sound=True)[0]
+
+    def _reference(self, target: Version) -> Version | None:
+        """Return what holds the database at the target's revision: the target, or the newest checkpoint that does."""
+        for version in (target, *self.known):
+            copy = copy_of(version)
+            if copy is not None and copy.is_file() and version.identity == target.identity:
+                with contextlib.suppress(Refused):
+                    self._require_whole(version)
+                    return version
+        return None
+
+    def _tried_out(self, here: str, target: Version, way: Way, *, sound: bool) -> tuple[Way, Trial]:
+        """Say what a way costs: by going it on copies, or where that cannot be by reading its migrations. An upgrade
+        that would not bring back what the target's copy holds becomes the way that puts that copy back.
+
+        :param sound: env.py takes the address of a copy, and nothing else stands against going this way.
+        """
+        recorded = way.direction == UP and copy_of(target) is not None
+        why = why_not(self.database)
+        if sound and not why and not way.waits:
+            reference = self._reference(target)
+            trial = try_out(self.walker, here, way.steps, copy_of(reference) if reference else None)
+            if recorded and (trial.problems or trial.cost.missing.phrases()):
+                return put_back(target), Trial((), Cost())
+            return way, trial
+        cost = thrown_away(self.name, here, target) if recorded else None
+        if cost is not None and not cost.nothing:
+            return put_back(target), Trial((), Cost())
+        if way.direction == UP:
+            return way, Trial((), Cost(unknown=tuple(destroyed_before(way.steps.undone))))
+        return way, Trial((), read_cost(self.database, way.steps.undone, why))
 
     def _finding(
         self, problems: list[str], loss: Loss | None, notes: list[str], facts: Mapping[str, Any], steps: int
@@ -193,17 +267,9 @@ class AlembicDriver(Driver):
         return problems
 
     def _check_put_back(self, target: Version, problems: list[str], facts: dict[str, Any]) -> Finding:
-        tables = newer_rows(str(self.database.path), str(copy_of(target)))
-        tables.pop(self.database.table, None)
-        newer = {table: counts for table, counts in tables.items() if counts.get("only_live") or counts.get("unknown")}
-        differ = {table: counts for table, counts in tables.items() if counts.get("differ")}
-        facts.update(direction="put_back", steps=[target.identity["revision"]], lossless=not (newer or differ))
-        notes = [f"an upgrade would leave dropped columns empty, so the copy of {target.taken} is put back"]
-        loss = None
-        if newer or differ:
-            phrases = [f"{counts.get('only_live', '?')} rows of {table}" for table, counts in newer.items()]
-            phrases += [f"changes to {counts['differ']} rows of {table}" for table, counts in differ.items()]
-            loss = Loss(since=target.taken, text=f"{', '.join(phrases)} written since {target.taken}", tables=tables)
+        loss = _loss_of_copy(self.database, self.database.path, target)
+        facts.update(direction=PUT_BACK, steps=[target.identity["revision"]], lossless=loss is None)
+        notes = [f"an upgrade would not bring all of it back, so the copy of {target.taken} is put back"]
         return self._finding(problems, loss, notes, facts, 1)
 
     def ready(self) -> list[str]:
@@ -223,7 +289,9 @@ class AlembicDriver(Driver):
     def stage(self, target: Version) -> None:
         """Migrate a copy while traffic still flows: a step that fails is found out here."""
         here = str(self.live(exact=True).identity["revision"])
-        way = find_way(self.command, self.history, here, target)
+        if self.entry is not None and self.entry.finding.facts.get("differs") is not None:
+            return  # the plan has tried it out
+        way = self._planned_way(here, target)
         if way.waits or way.direction not in {DOWN, UP}:
             return
         try:
@@ -252,7 +320,7 @@ class AlembicDriver(Driver):
         """Go to the target step by step, or put the recorded copy back where an upgrade could not bring rows back."""
         walker = self.walker
         here = str(self.live(exact=True).identity["revision"])
-        way = find_way(self.command, self.history, here, target)
+        way = self._planned_way(here, target)
         copy = copy_of(target)
         if way.direction == NONE:
             walker.clean_up()
@@ -280,6 +348,53 @@ class AlembicDriver(Driver):
         # From the plan, not from the project: the application's code may have been put back already.
         return (BETWEEN if here in entry.finding.facts.get("steps", ()) else OTHER), reading
 
+    def lost(self, entry: Entry, kept: Version) -> Loss | None:
+        """Compare what was kept with the database as it is now; see Driver.lost."""
+        copy, facts = copy_of(kept), entry.finding.facts
+        if copy is None or facts.get("direction") in {None, NONE}:
+            return None
+        if facts["direction"] == PUT_BACK:
+            return self._lost_by_putting_back(entry, copy)
+        now_lacks = differs_now(self.database, copy)
+        planned = facts.get("differs")
+        more = now_lacks.kinds() - set(planned if planned is not None else now_lacks.kinds())
+        if more:
+            raise StepFailed(
+                f"{self.name}: the {facts['direction']} lost more than the plan says: "
+                f"{', '.join(now_lacks.only(more).phrases())}.",
+                "It is taken back where the policy says so. Then look at a new plan.",
+            )
+        lost = now_lacks.only({kind for kind in now_lacks.kinds() if planned is None or kind in facts["lost"]})
+        text = loss_text(facts["direction"], lost.phrases(), facts["held_by"], facts["missing"], facts["unknown"])
+        planned_loss = entry.finding.loss
+        if not text or planned_loss is None:
+            return None
+        return Loss(planned_loss.since, text, {**planned_loss.tables, **lost.tables()})
+
+    def _lost_by_putting_back(self, entry: Entry, kept: Path) -> Loss | None:
+        target = copy_of(entry.target)
+        if target is None:
+            return None
+        lacks = differs_now(self.database, target)
+        if lacks.kinds():
+            raise StepFailed(
+                f"{self.name}: the copy {target} was put back, but the database lacks {', '.join(lacks.phrases())}."
+            )
+        return _loss_of_copy(self.database, kept, entry.target)
+
     def finalize(self) -> list[str]:
         """Remove what a killed run may have left beside the database."""
         return self.walker.clean_up()
+
+
+def _loss_of_copy(database: SqliteDatabase, live: Path, target: Version) -> Loss | None:
+    """Return what putting a recorded copy in place of the database at a path throws away; None when nothing."""
+    tables = newer_rows(str(live), str(copy_of(target)))
+    tables.pop(database.table, None)
+    newer = {table: counts for table, counts in tables.items() if counts.get("only_live") or counts.get("unknown")}
+    differ = {table: counts for table, counts in tables.items() if counts.get("differ")}
+    if not newer and not differ:
+        return None
+    phrases = [f"{counts.get('only_live', '?')} rows of {table}" for table, counts in newer.items()]
+    phrases += [f"changes to {counts['differ']} rows of {table}" for table, counts in differ.items()]
+    return Loss(target.taken, f"{', '.join(phrases)} written since {target.taken}", tables)

@@ -1,56 +1,82 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What undoing migrations throws away: what their source drops, counted in the database as it is now."""
+"""What going along migrations costs: what the live database holds and the result lacks, what a checkpoint holds and is
+not brought back, and what cannot be known."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from .alembic_history import Revision
+from .alembic_history import Change, Revision
 from .alembic_sqlite import SqliteDatabase
 from .component import Loss
+from .sqlite_compare import Difference
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What going down a line of migrations costs.
+    """What going along a line of migrations costs.
 
-    tables: per table, how many rows (or values of dropped columns) are lost: {"only_live": 12}.
-    named: one phrase for each thing that is lost, e.g. "12 values of column orders.note".
-    unknown: what only running the migration can tell.
+    lost: what the live database holds, the result lacks, and the way back would not give again.
+    missing: what a checkpoint of the target's revision holds and is not brought back.
+    differs: all that the result lacks of the live database, also what only the newer schema has; None: not tried out.
+    tables: rows and values per table, as a Loss has them.
+    named: phrases of what is lost where the migrations were only read, not tried out.
+    unknown: what cannot be known before it runs, or at all.
     """
 
-    tables: Mapping[str, Mapping[str, int]]
-    named: tuple[str, ...]
-    unknown: tuple[str, ...]
+    lost: Difference = dataclasses.field(default_factory=Difference)
+    missing: Difference = dataclasses.field(default_factory=Difference)
+    differs: Difference | None = None
+    tables: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    named: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def lost_phrases(self) -> list[str]:
+        """What is lost, in words."""
+        return [*self.named, *self.lost.phrases()]
 
     @property
     def nothing(self) -> bool:
-        """Nothing is lost, and that is certain."""
-        return not self.named and not self.unknown
+        """Nothing is lost or missing, and that is certain."""
+        return not (self.lost_phrases or self.missing.phrases() or self.unknown)
 
-    def loss(self, since: str) -> Loss | None:
-        """Return the statement that the plan makes; None when nothing is lost."""
+    def loss(self, since: str, verb: str, held_by: str) -> Loss | None:
+        """Return the statement that the plan makes; None when nothing is lost.
+
+        :param verb: what is done: "downgrade" or "upgrade".
+        :param held_by: who holds what is missing, e.g. "the checkpoint of 2026-11-21T09:30:15Z".
+        """
         if self.nothing:
             return None
-        parts = []
-        if self.named:
-            parts.append("the downgrade throws away " + ", ".join(self.named))
-        if self.unknown:
-            parts.append("what cannot be counted: " + "; ".join(self.unknown))
-        return Loss(since=since, text="; ".join(parts), tables=self.tables)
+        text = loss_text(verb, self.lost_phrases, held_by, self.missing.phrases(), self.unknown)
+        return Loss(since=since, text=text, tables={**self.missing.tables(), **self.tables})
 
 
-def count_cost(database: SqliteDatabase, undone: Sequence[Revision]) -> Cost:
-    """Count what undoing these migrations destroys in the database as it is now.
+def loss_text(verb: str, lost: Sequence[str], held_by: str, missing: Sequence[str], unknown: Sequence[str]) -> str:
+    """Return one line about what going along migrations costs."""
+    parts = []
+    if lost:
+        parts.append(f"the {verb} throws away {', '.join(lost)}")
+    if missing:
+        parts.append(f"it does not bring back what {held_by} holds: {', '.join(missing)}")
+    if unknown:
+        parts.append(f"what cannot be known: {'; '.join(unknown)}")
+    return "; ".join(parts)
 
-    A column or table that is dropped but is not there now may have been renamed on the way: unknown, not nothing.
 
+def read_cost(database: SqliteDatabase, undone: Sequence[Revision], why: str) -> Cost:
+    """Read from the source of migrations what undoing them destroys, where they cannot be tried out: never certain.
+
+    A column or table that is dropped but is not there now may have been renamed on the way.
+
+    :param why: why they cannot be tried out; empty where that goes without saying.
     :raises Refused: when the database cannot be read.
     """
     lost: dict[str, int] = {}
     named: list[str] = []
-    unknown: list[str] = []
+    unknown = [why] if why else []
     dropped = {table for revision in undone for table in revision.downgrade.tables}
     for revision in undone:
         unknown += [f"revision {revision.id}, {text}" for text in revision.downgrade.unknown]
@@ -71,4 +97,27 @@ def count_cost(database: SqliteDatabase, undone: Sequence[Revision]) -> Cost:
                 lost[table] = max(values, lost.get(table, 0))
                 named.append(f"{values} values of column {table}.{column}")
     tables = {table: {"only_live": count} for table, count in sorted(lost.items())}
-    return Cost(tables, tuple(named), tuple(unknown))
+    return Cost(tables=tables, named=tuple(named), unknown=tuple(unknown))
+
+
+def destroyed_before(undone: Sequence[Revision], rows: Mapping[str, int] | None = None) -> list[str]:
+    """Return what the upgrade() of migrations may have destroyed when it ran: what was there is in no checkpoint.
+
+    :param rows: per table, how many rows were lost when it was run now, on a copy.
+    """
+    found = [
+        f"what revision {revision.id} destroyed when it was upgraded to is in no checkpoint: {', '.join(risks)}"
+        for revision in undone
+        if (risks := _risks(revision.upgrade))
+    ]
+    for table, count in (rows or {}).items():
+        found.append(f"the upgrade that is undone throws rows of {table} away ({count:,} of those that are there now)")
+    return found
+
+
+def _risks(change: Change) -> list[str]:
+    return [
+        *(f"it drops table {table}" for table in change.tables),
+        *(f"it drops column {table}.{column}" for table, column in change.columns),
+        *change.unknown,
+    ]

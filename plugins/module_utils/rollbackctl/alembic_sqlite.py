@@ -22,6 +22,7 @@ from .durable import sync_directory
 from .errors import Refused, StateOther, StepFailed
 from .safe_path import worker
 from .sqlite_content import connect, reading
+from .sqlite_health import damage
 
 CHUNK = 256  # pages per backup step when there is something to do between steps
 SPARE = 16 * 1024 * 1024
@@ -71,8 +72,8 @@ class SqliteDatabase:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """Open read-only, leaving no file behind; what SQLite cannot do becomes a refusal.
+    def reading(self, *, quiet: bool = True) -> Iterator[sqlite3.Connection]:
+        """Open read-only, leaving no file behind; what SQLite cannot do becomes a refusal. quiet: see steadily().
 
         :raises Refused: the file is missing, damaged, locked or no database.
         """
@@ -83,7 +84,9 @@ class SqliteDatabase:
             )
         path = str(self.path)
         opened = (
-            contextlib.closing(connect(path, immutable=True)) if self.finished else reading(path, seconds=self.wait)
+            contextlib.closing(connect(path, immutable=True))
+            if self.finished
+            else reading(path, seconds=self.wait, quiet=quiet)
         )
         try:
             with opened as connection:
@@ -130,8 +133,7 @@ class SqliteDatabase:
     def damage(self) -> str:
         """Return what integrity_check finds; empty when the database is sound."""
         with self.reading() as connection:
-            findings = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(3)")]
-        return "" if findings == ["ok"] else "; ".join(findings)
+            return damage(connection)
 
     def orphans(self) -> int:
         """Return how many rows point to rows that do not exist."""

@@ -76,23 +76,32 @@ class Walker:
         self.database.copy_to(self.aside)
         failpoint("rollback_alembic.copy.after")
         copy = self.database.at(self.aside)
-        orphans = copy.orphans()
         try:
             failpoint("rollback_alembic.step.before")
             # All steps at once: the copy is thrown away unless it ends where it should.
-            self._alembic(arrivals[-1], copy, forward=forward)
+            self.migrate_copy(copy, (arrivals[-1], forward))
             failpoint("rollback_alembic.step.after")
-            problem = copy.damage()
-            if not problem and copy.orphans() > orphans:
-                problem = f"{copy.orphans() - orphans} rows would point to rows that no longer exist"
-            if problem:
-                raise StepFailed(f"{self.name}: after the migration {problem}.")
         except RollbackError as error:
             remove_database(self.aside)
             raise StepFailed(
                 f"{error.message} This happened on a copy: the database itself was not touched.",
                 error.next_step or "Restore the database instead, or go to another revision.",
             ) from error
+
+    def migrate_copy(self, copy: SqliteDatabase, *legs: tuple[str, bool]) -> None:
+        """Migrate a copy where it is, and prove that it is sound afterwards.
+
+        :param legs: where to go, one after the other, and whether that is forward.
+        :raises StepFailed: it is at the arrival only in part, or damaged.
+        """
+        orphans = copy.orphans()
+        for arrival, forward in legs:
+            self._alembic(arrival, copy, forward=forward)
+        problem = copy.damage()
+        if not problem and copy.orphans() > orphans:
+            problem = f"{copy.orphans() - orphans} rows would point to rows that no longer exist"
+        if problem:
+            raise StepFailed(f"{self.name}: after the migration {problem}.")
 
     def clean_up(self) -> list[str]:
         """Remove the copy beside the database; return what was there."""

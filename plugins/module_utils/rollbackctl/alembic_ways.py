@@ -9,7 +9,7 @@ from typing import Callable
 
 from .alembic_command import Command
 from .alembic_history import History, NoPath, Steps
-from .alembic_loss import Cost, count_cost
+from .alembic_loss import Cost, read_cost
 from .alembic_sqlite import SqliteDatabase
 from .component import Version
 from .errors import Refused
@@ -31,6 +31,11 @@ class Way:
     waits: bool = False
 
 
+def put_back(target: Version) -> Way:
+    """Return the way that puts the copy back which was recorded with the target."""
+    return Way(PUT_BACK, Steps(forward=True, undone=(), arrivals=(str(target.identity["revision"]),)))
+
+
 def copy_of(version: Version) -> Path | None:
     """Return the database copy that was recorded with a version; None when there is none."""
     copy = version.artefacts.get("copy")
@@ -38,9 +43,11 @@ def copy_of(version: Version) -> Path | None:
 
 
 def thrown_away(name: str, here: str, target: Version) -> Cost | None:
-    """Return what going down from the recorded target to `here` threw away; None when `here` is not below it.
+    """Return what going down from the recorded target to `here` threw away, as far as the migrations' source tells;
+    None when `here` is not below it.
 
-    Both are read from what was recorded with the target, so the answer is the same whichever code is there now.
+    Both are read from what was recorded with the target, so the answer is the same whichever code is there now. It is
+    for ways that cannot be tried out on a copy.
     """
     copy = copy_of(target)
     if copy is None:
@@ -50,7 +57,7 @@ def thrown_away(name: str, here: str, target: Version) -> Cost | None:
         undone = recorded.line(str(target.identity["revision"]), here)
     except NoPath:
         return None
-    return count_cost(SqliteDatabase(name, copy, 5, finished=True), undone)
+    return read_cost(SqliteDatabase(name, copy, 5, finished=True), undone, "")
 
 
 def find_way(command: Command, read_history: Callable[[str], History], here: str, target: Version) -> Way:
@@ -61,11 +68,8 @@ def find_way(command: Command, read_history: Callable[[str], History], here: str
     there = str(target.identity["revision"])
     if here == there:
         return Way(NONE)
-    cost = thrown_away(command.name, here, target)
-    if cost is not None and not cost.nothing:
-        return Way(PUT_BACK, Steps(forward=True, undone=(), arrivals=(there,)))
     history = read_history(there)
-    if cost is not None and there not in history.revisions:
+    if there not in history.revisions and thrown_away(command.name, here, target) is not None:
         recorded = History.from_dicts(target.artefacts.get("history", ()), ())
         return Way(UP, recorded.steps(here, there), waits=True)
     require_known(command, history, here)

@@ -162,6 +162,10 @@ class Driver(ABC):
         self.name: str = options["name"]
         # The service's other components of this run, by name: for one that must know what another one brings.
         self.siblings: Mapping[str, Driver] = {}
+        # The versions that the service's checkpoints hold of it, newest first, in preflight.
+        self.known: tuple[Version, ...] = ()
+        # Its line of the plan, in the phases that change something.
+        self.entry: Entry | None = None
 
     # -- reading; none of these changes anything ---------------------------------------------------------------------
 
@@ -249,6 +253,14 @@ class Driver(ABC):
 
         :raises StepFailed: when it did not work; say what state things are in.
         """
+
+    def lost(self, entry: Entry, kept: Version) -> Loss | None:  # noqa: ARG002 - what only some can count
+        """Count what reaching the target threw away, against what was kept while nobody wrote: the plan's statement,
+        made before, is about fewer writes. Called when the component reads as the target; None when nothing was lost.
+
+        :raises StepFailed: something else was lost than the plan says, so the target was not reached as planned.
+        """
+        return None
 
     def finalize(self) -> list[str]:
         """Remove what this run kept outside place.work, now that nobody needs the way back; return what was removed."""

@@ -21,7 +21,7 @@ from .journal import Journal, fence_is_closed, written_since_applied
 from .ledger import no_target
 from .names import printable
 from .plan import Proposal
-from .readback import CAPTURED_LAYERS, blank_place, captured, kept_before, place_of
+from .readback import CAPTURED_LAYERS, blank_place, captured, count_loss, kept_before, place_of, recorded
 from .ready import require_ready
 from .registry import drivers_of
 from .reversal import undo
@@ -112,6 +112,7 @@ def _propose(work: Work, driver: Driver, began: float) -> None:
         if work.run["kind"] == "preflight":  # nobody waits: what an incident's run would stumble over is said as well
             problems += driver.ready()
         want = wanted(work, driver, live)
+        driver.known = recorded(work.checkpoints, driver.name)
         if want is None:
             work.note(driver.name, "ok", f"live: {live.text}; this run leaves it alone", began)
             return
@@ -131,7 +132,7 @@ def _propose(work: Work, driver: Driver, began: float) -> None:
         layer=driver.layer,
         live=live,
         target=target,
-        finding=_with_problems(finding, problems),
+        finding=replace(finding, problems=tuple(problems)),
         default_action=driver.default_action,
         exact_keys=driver.exact_keys,
         restored_by=str(driver.options.get("restored_by") or ""),
@@ -155,11 +156,6 @@ def _since_the_undone_run(work: Work, driver: Driver, live: Version, finding: Fi
         return finding
     loss = replace(finding.loss, since=applied[-1])
     return replace(finding, loss=driver.lost_since(live, entry.target, loss))
-
-
-def _with_problems(finding: Finding, problems: list[str]) -> Finding:
-    values = {**vars(finding), "problems": tuple(problems)}
-    return Finding(**values)
 
 
 def wanted(work: Work, driver: Driver, live: Version) -> Version | str | None:
@@ -253,6 +249,7 @@ def _rollback(work: Work) -> None:
                 return
             state, reading = driver.state(entry, opened=written_since_applied(events, driver.name))
             if state == TARGET:
+                count_loss(work.store, work.run, driver, entry)
                 work.note(driver.name, "already", entry.target.text, began, reading.text)
                 return
             if state == OTHER and entry.action != "follow":
@@ -276,6 +273,7 @@ def _rollback(work: Work) -> None:
                 f"{driver.strangers(entry)}",
                 f"rollbackctl resume {work.run['id']}",
             )
+        count_loss(work.store, work.run, driver, entry)
         journal.append("applied", component=driver.name, read_back=reading.text)
         work.note(driver.name, "changed", entry.target.text, began, reading.text)
 

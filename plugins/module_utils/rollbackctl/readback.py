@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, FenceDriver, Place, Version
@@ -80,6 +81,40 @@ def place_of(store: Store, run: Mapping[str, Any], driver: Driver) -> Place:
     if run.get("fence_of") and isinstance(driver, FenceDriver) and driver.options.get("fence"):
         run = {**run, "id": run["fence_of"]}
     return replace(blank_place(store, run), work=store.work_directory(str(run["id"]), driver.name))
+
+
+def recorded(checkpoints: Sequence[Mapping[str, Any]], component: str) -> tuple[Version, ...]:
+    """Return what checkpoints hold of a component, in their order; damaged ones hold nothing."""
+    held = [document.get("components", {}).get(component) for document in checkpoints]
+    return tuple(Version.from_dict(version) for version in held if version)
+
+
+def count_loss(store: Store, run: Mapping[str, Any], driver: Driver, entry: Entry) -> None:
+    """Count once, behind the fence, what bringing a schema to its target threw away, and write it down.
+
+    :raises StepFailed: something else was lost than the plan says.
+    """
+    journal, kept = store.journal(str(run["id"])), captured(store, str(run["id"]), driver.name)
+    done = any(event["event"] == "counted" and event["component"] == driver.name for event in journal.events())
+    if driver.layer == "schema" and kept is not None and not done:
+        loss = driver.lost(entry, kept)
+        journal.append("counted", component=driver.name, loss=asdict(loss) if loss else None)
+
+
+def losses(store: Store, run: str, plan: Plan | None, drivers: Sequence[Driver]) -> dict[str, Any]:
+    """Return per component what was lost (None: nothing), as it was counted when nobody wrote. What was restored is
+    compared only here: its copies do not change any more, and behind the fence users wait."""
+    events = store.journal(run).events()
+    found = {event["component"]: event["loss"] for event in events if event["event"] == "counted"}
+    changed = {event["component"] for event in events if event["event"] == "applied"}
+    for driver in drivers:
+        entry, kept = plan.entry(driver.name) if plan else None, captured(store, run, driver.name)
+        counts = driver.layer == "data" and driver.name in changed and plan is not None and plan.kind != "undo"
+        if entry is not None and kept is not None and counts:
+            with contextlib.suppress(RollbackError, OSError):  # then the plan's statement stands
+                loss = driver.lost(entry, kept)
+                found[driver.name] = asdict(loss) if loss else None
+    return found
 
 
 def blank_place(store: Store, run: Mapping[str, Any]) -> Place:

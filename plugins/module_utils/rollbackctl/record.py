@@ -217,6 +217,8 @@ class Record:
         if facts.get("phase") not in ("guard", "panic") or not run:
             return
         self.budgets = dict(facts.get("budgets") or {})
+        for phase in self.document["phases"]:  # the guard's own, which began before its budget was known
+            phase["budget_seconds"] = float((self.budgets.get("phases") or {}).get(phase["name"], 0))
         self.document["strict_budget"] = bool(facts.get("strict"))
         self.document["reason"] = self.document["reason"] or printable(str(run.get("reason", "")))
         if run["id"] == self.document["run"]:
@@ -242,6 +244,9 @@ class Record:
         found["next"] = printable(str(ending.get("next", "")))
         found["set_aside"] = ending.get("set_aside") or []
         found["quarantined"] = printable(str(ending.get("quarantined") or ""))
+        for entry in (found["plan"] or {}).get("entries", ()):
+            if entry["name"] in (ending.get("losses") or {}):
+                entry["finding"]["loss"] = ending["losses"][entry["name"]]
         for key in ("checkpoint", "notes"):
             if ending.get(key):
                 found[key] = ending[key]

@@ -25,7 +25,7 @@ from .ledger import (
 )
 from .names import is_run_id
 from .plan import Plan, Proposal, Request, combination, compose
-from .readback import blank_place, captured
+from .readback import blank_place, captured, losses
 from .status import describe
 from .step import LOCK_WAIT_SECONDS, beating
 from .store import Store, open_store
@@ -348,6 +348,8 @@ def finish_run(
             plan = Plan.from_dict(document) if document else None
             with beating(store, identity, int(run["token"])):
                 ending = decide(store, run, plan, drivers, events, failed=failed, message=message)
+                if ending.outcome == outcome.DONE:
+                    result["losses"] = losses(store, identity, plan, drivers)
             if hold and ending.outcome == outcome.RESTORED:
                 ending = Ending(outcome.RESUMABLE, message, f"rollbackctl resume {identity}")
             if run.get("finished") in (outcome.DONE, outcome.ALREADY) and ending.outcome in (

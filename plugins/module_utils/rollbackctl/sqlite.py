@@ -437,6 +437,12 @@ class SqliteDriver(Driver):
         if os.path.lexists(self._kept("new")):
             os.unlink(self._kept("new"))
 
+    def lost(self, entry: Entry, kept: Version) -> Loss | None:
+        """Compare the displaced database, which nobody writes any more, with the backup."""
+        displaced = self._kept("old") if self._online else ""  # it holds also what was written after it was kept
+        path = displaced if os.path.exists(displaced) else os.path.join(kept.at, str(kept.artefacts.get("file", "")))
+        return loss_of(path, kept, entry.target)
+
     def finalize(self) -> list[str]:
         """Remove the displaced databases and staged copies of this run."""
         folder, base = os.path.split(self.path)

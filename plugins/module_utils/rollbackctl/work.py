@@ -91,6 +91,7 @@ class Work:
             first(journal)
             for driver, entry in todo:
                 driver.place = place_of(self.store, self.run, driver)
+                driver.entry = entry
                 limit = max(MINIMUM_DEADLINE_SECONDS, entry.finding.worst_seconds)
                 with deadline(limit, f"{driver.name}, phase {self.phase}"):
                     do(driver, entry, journal)

@@ -49,7 +49,7 @@ def test_a_bad_release_breaks_it_and_destroys_data(sample: Sample) -> None:
     assert sample.revision() == "0003"
     with sqlite3.connect(sample.databases[0]) as connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(orders)")]
-        assert columns == ["id", "cents", "client"]
+        assert columns == ["id", "client", "cents"]
     assert BAD_API_KEY in sample.env_file.read_text()
     # The origin has it too, on top of what was there.
     pushed = subprocess.run(["git", "rev-list", "main"], cwd=sample.origin, capture_output=True, text=True, check=True)

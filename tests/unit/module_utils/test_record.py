@@ -53,7 +53,13 @@ def events(service: Service) -> Iterator[tuple[str, dict[str, Any]]]:
     service.open(rollback_to=to)
     yield (
         "guard",
-        {"rollbackctl": {"phase": "guard", "run": service.run, "budgets": {"level3": 900, "phases": {"rollback": 5}}}},
+        {
+            "rollbackctl": {
+                "phase": "guard",
+                "run": service.run,
+                "budgets": {"level3": 900, "phases": {"rollback": 5, "guard": 3}},
+            }
+        },
     )
     yield "preflight", service.phase("preflight")
     yield "plan", {"rollbackctl": {"phase": "plan", **service.plan(rollback_accept_data_loss_since=SINCE)}}
@@ -95,7 +101,8 @@ def test_a_whole_run_is_a_valid_record_at_every_moment(
     )
     names = [phase["name"] for phase in ended["phases"]]
     assert names == ["guard", "preflight", "plan", "stage", "capture", "rollback", "verify", "finish"]
-    assert {phase["name"]: phase["budget_seconds"] for phase in ended["phases"]}["rollback"] == 5.0
+    budgets = {phase["name"]: phase["budget_seconds"] for phase in ended["phases"]}
+    assert (budgets["guard"], budgets["preflight"], budgets["rollback"]) == (3.0, 0.0, 5.0)
     shop = ended["services"]["shop"]
     assert [step["component"] for step in shop["steps"] if step["phase"] == "rollback"] == ["db", "app"]
     assert shop["plan"]["data_loss_since"] == SINCE
