@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,20 @@ from ansible.module_utils.rollbackctl.action import PROPOSALS_FACT, RollbackActi
 
 CHANGING = ("stage", "fence", "capture", "rollback")
 BEFORE_OPENING = (*CHANGING, "verify")
+TAKEN_BACK = "This run was being taken back when it stopped; going on with that."
+
+
+def why_skipped(run: Mapping[str, Any], phase: str, *, staged: bool) -> str:
+    """Return why there is nothing to do in a phase; empty when there is. staged: whether a role prepares ahead."""
+    if phase in CHANGING and not run.get("busy"):
+        return "the plan changes nothing"
+    if phase in ("fence", "capture") and not run.get("captures"):
+        return "the plan changes no data"
+    if phase == "stage" and not staged:
+        return "nothing of this service is prepared ahead"
+    if run.get("finished") in ("done", "already") and phase in (*CHANGING, "resume"):
+        return "this run has ended; it is only verified again"
+    return ""
 
 
 class ActionModule(RollbackAction):
@@ -32,8 +47,8 @@ class ActionModule(RollbackAction):
         run = self.engine_run
         if not run:
             return {"failed": True, "msg": "The guard did not open this run. Start the playbook from its beginning."}
-        skip = self._skip(run, phase, names)
-        if skip:
+        staged = any(stages(role) for role in names if self.variable(role))
+        if skip := why_skipped(run, phase, staged=staged):
             return {"skipped": True, "skip_reason": skip}
         stop = self._stop(run, phase)
         if stop:
@@ -49,22 +64,11 @@ class ActionModule(RollbackAction):
             result["rollbackctl_failure"] = result.get("msg", "")
         return result
 
-    def _skip(self, run: dict[str, Any], phase: str, roles: list[str]) -> str:
-        if phase in CHANGING and not run.get("busy"):
-            return "the plan changes nothing"
-        if phase in ("fence", "capture") and not run.get("captures"):
-            return "the plan changes no data"
-        if phase == "stage" and not any(stages(role) for role in roles if self.variable(role)):
-            return "nothing of this service is prepared ahead"
-        if run.get("finished") in ("done", "already") and phase in (*CHANGING, "resume"):
-            return "this run has ended; it is only verified again"
-        return ""
-
     def _stop(self, run: dict[str, Any], phase: str) -> str:
         if phase not in BEFORE_OPENING or self._task.args.get("after_failure"):
             return ""
         if run.get("reversing"):
-            return "This run was being taken back when it stopped; going on with that."
+            return TAKEN_BACK
         if self.stop_requested:
             return f"Stopped by {self.stop_requested} before the phase {phase}."
         return ""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,18 @@ from ansible.module_utils.rollbackctl.action import PROPOSALS_FACT, RUN_FACT, Ro
 from ansible.module_utils.rollbackctl.controller import budget_notes, together  # noqa: E402
 from ansible.module_utils.rollbackctl.readback import CAPTURED_LAYERS  # noqa: E402
 from ansible.module_utils.rollbackctl.registry import DRIVERS  # noqa: E402
+
+
+def said_by(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the phases and their conditions go by, of a plan as it is kept."""
+    changing = [entry for entry in plan.get("entries", []) if entry["action"] == "change"]
+    captures = plan.get("fence") or any(entry["layer"] in CAPTURED_LAYERS for entry in changing)
+    return {
+        "fenced": bool(plan.get("fence")),
+        "busy": bool(changing),
+        "captures": bool(captures),
+        "on_failure": plan.get("on_failure", "hold"),
+    }
 
 
 class ActionModule(RollbackAction):
@@ -54,11 +67,7 @@ class ActionModule(RollbackAction):
         if plan:
             said = budget_notes(self.variable("rollback_budgets") or {}, int(self.variable("run_level", 0)))
             plan["notes"] = [*plan["notes"], *self._left_alone(plan), *said]
-        changing = [entry for entry in plan.get("entries", []) if entry["action"] == "change"]
-        captures = plan.get("fence") or any(entry["layer"] in CAPTURED_LAYERS for entry in changing)
-        facts = {"fenced": bool(plan.get("fence")), "busy": bool(changing), "captures": bool(captures)}
-        facts["on_failure"] = plan.get("on_failure", "hold")
-        result["ansible_facts"] = {RUN_FACT: {**run, **facts}}
+        result["ansible_facts"] = {RUN_FACT: {**run, **said_by(plan)}}
         return result
 
     def _left_alone(self, plan: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -192,6 +193,61 @@ def test_a_play_ends_with_finish_whatever_happens(playbook: str) -> None:
     assert last["always"][-1]["ansible.builtin.include_role"]["name"] == "run_finish"
     for block in document:
         assert "block" not in block or block["rescue"] != []
+
+
+def _sequence(items: list[dict[str, Any]]) -> Iterator[str]:
+    """What tasks do, in order: phases and the roles of a run, with what they depend on."""
+    for task in items:
+        if "ansible.builtin.set_fact" in task:
+            continue
+        told = task.get("ansible.builtin.include_role")
+        view = f" {told['tasks_from']}" if told and "tasks_from" in told else ""
+        does = f"{told['name']}{view}" if told else str(task["rollback_phase"]["phase"])
+        when = task.get("when", [])
+        conditions = when if isinstance(when, list) else [when]
+        yield " if ".join([does, *map(str, conditions)]).replace("ansible_facts.rollbackctl_run.", "")
+
+
+def test_the_phases_of_a_run_are_in_this_order() -> None:
+    """Also said in docs/levels-and-phases.md. Before the fence nothing may be kept as what users have written last;
+    after the resume the checks of those users are asked; what failed is taken back behind the fence."""
+    look, dry, change = load(ROOT / "playbooks/tasks/run.yml")
+    checked = "if run_checks | default(run_kind != 'undo')"
+    restores = "if on_failure == 'restore' or reversing"
+    assert list(_sequence(look["block"])) == ["run_guard", "preflight", "run_plan"]
+    assert list(_sequence(look["rescue"])) == ["run_finish"]
+    assert list(_sequence([dry])) == ["run_finish if ansible_check_mode"]
+    assert change["when"] == "not ansible_check_mode"
+    assert list(_sequence(change["block"])) == [
+        "stage",
+        "fence",
+        "capture",
+        "rollback",
+        "verify",
+        f"run_verify inside if not fenced {checked}",
+        "resume",
+        "run_verify {{ fenced | ternary('all', 'outside') }} " + checked,
+    ]
+    assert list(_sequence(change["rescue"])) == [
+        f"fence if fenced {restores}",
+        f"undo {restores} if fenced or not (__run_failure.hold | default(false))",
+        "resume",
+    ]
+    assert list(_sequence(change["always"])) == ["run_finish"]
+    assert all(task["rollback_phase"]["after_failure"] for task in change["rescue"] if "rollback_phase" in task)
+
+
+def test_the_documented_phases_are_those_of_a_run_in_its_order() -> None:
+    look, _dry, change = load(ROOT / "playbooks/tasks/run.yml")
+    rows = re.findall(r"^\| (\w+) \| .+ \| .+ \|$", _section("## The phases of a run"), re.MULTILINE)[1:]
+    done = [does.split(" ")[0].replace("run_", "") for does in _sequence([*look["block"], *change["block"]])]
+    done = [does for does, before in zip(done, ["", *done], strict=False) if does != before]
+    assert [row for row in rows if row not in {"undo", "finish"}] == done
+
+
+def _section(heading: str) -> str:
+    text = (ROOT / "docs/levels-and-phases.md").read_text(encoding="utf-8")
+    return text.split(f"{heading}\n")[1].split("\n## ")[0]
 
 
 def test_a_panic_waits_for_nobody_and_has_the_order_of_a_level() -> None:

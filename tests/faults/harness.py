@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Does a run as playbooks/tasks/run.yml does, one killable process for each module call.
+"""Does a run by the tasks of playbooks/tasks themselves (order, conditions, rescue, always: see tasks.py), one killable
+process for each module call.
 
 Ansible starts a Python for each; this forks, which is as killable, a process group of its own included, and saves the
 start. That the playbooks themselves behave so is proven by test_whole_runs.py.
@@ -7,6 +8,7 @@ start. That the playbooks themselves behave so is proven by test_whole_runs.py.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import faulthandler
 import json
@@ -20,18 +22,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ansible.module_utils.rollbackctl import failpoints
+from ansible.module_utils.rollbackctl.action import stages
 from ansible.module_utils.rollbackctl.errors import RollbackError
 from ansible.module_utils.rollbackctl.names import new_id
 from ansible.module_utils.rollbackctl.phases import run_phase
-from ansible.module_utils.rollbackctl.readback import CAPTURED_LAYERS
 from ansible.module_utils.rollbackctl.runs import finish_run, open_run, plan_run
 from ansible.module_utils.rollbackctl.store import host_name
 
-Answer = dict[str, Any]
+from plugins.action.rollback_finish import CHECKED_KINDS
+from plugins.action.rollback_phase import BEFORE_OPENING, TAKEN_BACK, why_skipped
+from plugins.action.rollback_plan import said_by
+from tests.faults.tasks import Answer, FailedTask, go_through, load
+
 SAFETY_SECONDS = 120.0
-ROOT = Path(__file__).resolve().parents[2]
+# Kinds whose playbook has other tasks than run.yml.
+TASKS = {"checkpoint": "checkpoint.yml", "finalize": "finalize.yml"}
+VIEWS = {"inside", "outside"}
 # Kinds whose playbook has another order than the level's.
 PLAYBOOKS = {"undo": "roll-forward.yml"}
 STANDS_FOR = {"mapdata": "restore_sqlite"}
@@ -139,7 +146,7 @@ def in_order(roles: list[dict[str, Any]], playbook: str | None) -> list[dict[str
     role that only tests have is in the place of the one that it stands for."""
     if playbook is None or len(roles) == 1:
         return list(roles)
-    (play,) = yaml.safe_load((ROOT / "playbooks" / playbook).read_text(encoding="utf-8"))
+    (play,) = load(f"playbooks/{playbook}")
     order: list[str] = play["vars"]["run_roles"]
     return sorted(roles, key=lambda item: order.index(STANDS_FOR.get(item["role"], item["role"])))
 
@@ -160,20 +167,27 @@ class Run:
         survives: bool = False,
         trace: Path | None = None,
         break_after: str = "",
+        to: Mapping[str, str] | None = None,
+        soak: float = 0.0,
         before: Mapping[str, Callable[[], None]] | None = None,
     ) -> None:
         """Say who and what.
 
         named: the run to resume, undo or finalize. failpoint: "name:action", in the phase `only` (any by default).
         survives: the controller outlives its module processes, as rescue and always do; otherwise Died is raised.
-        break_after: pretend that this phase failed (a check that says no). before: what happens in the world just
-        before a phase.
+        break_after: pretend that this phase failed (a check that says no). to: rollback_to. soak: seconds. before: what
+        happens in the world just before a phase.
         """
         self.roles = in_order(profile["roles"], PLAYBOOKS.get(kind))
         self.profile, self.kind, self.failpoint, self.only = profile, kind, failpoint, only
         self.killer, self.survives, self.trace, self.break_after = killer, survives, trace, break_after
         self.before = dict(before or {})
+        self.to, self.soak = dict(to or {}), soak
         self.phases: list[str] = []
+        self.answers: dict[str, Answer] = {}  # what each phase said last
+        self.views: set[str] = set()  # whose checks were asked
+        self.closed = False  # whether this run has closed the fence and not opened it again
+        self.ending: Answer = {}
         self.died: Died | None = None
         self.trouble: list[str] = []  # what failed while the run was taken back
         self.asked = {"rollback_run": named, "rollback_accept_data_loss_since": "2000-01-01T00:00:00Z"}
@@ -190,63 +204,81 @@ class Run:
 
     def go(self) -> Answer:
         """Run it and return the ending; its outcome is under "outcome"."""
+        modules = {
+            "rollback_guard": self._guard,
+            "rollback_phase": self._phase_task,
+            "rollback_plan": self._plan,
+            "rollback_checks": self._checks,
+            "rollback_finish": self._end,
+        }
+        variables: dict[str, Any] = {
+            "ansible_check_mode": False,
+            "run_kind": self.kind,
+            "ansible_facts": {"rollbackctl_run": self.run},
+        }
+        self.variables = variables
+        with contextlib.suppress(FailedTask):
+            go_through(load(f"playbooks/tasks/{TASKS.get(self.kind, 'run.yml')}"), variables, modules)
+        assert self.ending, f"a run of kind {self.kind} ended without a finish"
+        return self.ending
+
+    def _guard(self, _told: Mapping[str, Any]) -> Answer:
         answer = self._module("guard", lambda: {"run": open_run(self.run, {}, self.asked, dry=False)})
-        if answer.get("failed"):
-            return {"outcome": "refused", "message": answer["msg"]}
-        self.run.update(answer["run"], service="shop", reason="kill matrix", to={})
-        if self.kind in {"checkpoint", "finalize"}:
-            return self._finish(self._phase(self.kind))
-        failure = self._check()
-        if failure is not None:
-            return self._finish(failure)
-        return self._finish(self._change())
-
-    def _check(self) -> Answer | None:
-        answer = self._phase("preflight")
-        if answer.get("failed"):
-            return answer
-        proposals = answer["rollbackctl"]["proposals"]
-        fences = any(options.get("fence") for role in self.roles for options in role["components"])
-        plan = self._module("plan", lambda: plan_run(self.run, self.asked, proposals, fences=fences, dry=False))
-        if plan.get("failed"):
-            return plan
-        if plan["problems"]:
-            return {"failed": True, "msg": "; ".join(plan["problems"])}
-        changing = [entry for entry in plan["plan"]["entries"] if entry["action"] == "change"]
-        captures = plan["plan"]["fence"] or any(entry["layer"] in CAPTURED_LAYERS for entry in changing)
-        self.run.update(fenced=plan["plan"]["fence"], busy=bool(changing), captures=captures)
-        return None
-
-    def _change(self) -> Answer:
-        answer: Answer = {}
-        for phase in ("stage", "fence", "capture", "rollback", "verify", "resume"):
-            if self._skipped(phase):
-                continue
-            if self.run["reversing"] and phase != "resume":
-                answer = {"failed": True, "msg": "This run was being taken back when it stopped; going on with that."}
-            else:
-                answer = self._phase(phase)
-            if phase == self.break_after and not answer.get("failed"):
-                answer = {"failed": True, "msg": f"{phase} was told to fail."}
-            if answer.get("failed"):
-                for after in ("fence", "undo", "resume") if self.run["fenced"] else ("undo", "resume"):
-                    back = self._phase(after)
-                    if back.get("failed"):
-                        self.trouble.append(f"{after}: {back['msg']}")
-                break
+        if not answer.get("failed"):
+            self.run.update(answer["run"], service="shop", reason="kill matrix", to=dict(self.to))
         return answer
 
-    def _skipped(self, phase: str) -> bool:
-        """As plugins/action/rollback_phase.py does."""
-        changing = phase in {"stage", "fence", "capture", "rollback"}
-        if (changing and not self.run["busy"]) or (phase in {"fence", "capture"} and not self.run["captures"]):
-            return True
-        return bool(self.run["finished"] in {"done", "already"} and (changing or phase == "resume"))
+    def _plan(self, _told: Mapping[str, Any]) -> Answer:
+        answer = self.answers.get("preflight")
+        proposals = answer["rollbackctl"]["proposals"] if answer else []
+        fences = any(options.get("fence") for role in self.roles for options in role["components"])
+        plan = self._module("plan", lambda: plan_run(self.run, self.asked, proposals, fences=fences, dry=False))
+        if plan.get("problems"):
+            return {"failed": True, "msg": "; ".join(plan["problems"])}
+        if not plan.get("failed"):
+            self.run.update(said_by(plan["plan"]))
+        return plan
 
-    def _finish(self, last: Answer) -> Answer:
-        failed, message = bool(last.get("failed")), str(last.get("msg", ""))
-        asked = {"rollback_soak_seconds": 0}
-        work = lambda: finish_run(self.run, asked, self.roles, failed=failed, message=message)  # noqa: E731
+    def _phase_task(self, told: Mapping[str, Any]) -> Answer:
+        """As plugins/action/rollback_phase.py does."""
+        phase, after_failure = str(told["phase"]), bool(told.get("after_failure"))
+        if why_skipped(self.run, phase, staged=any(stages(role["role"]) for role in self.roles)):
+            return {}
+        if self.run["reversing"] and phase in BEFORE_OPENING and not after_failure:
+            return {"failed": True, "msg": TAKEN_BACK}
+        self.run["after_failure"] = after_failure
+        answer = self.answers[phase] = self._phase(phase)
+        if not answer.get("failed") and phase in {"fence", "resume"}:
+            self.closed = phase == "fence" and self.run["fenced"]
+        if after_failure and answer.get("failed"):
+            self.trouble.append(f"{phase}: {answer['msg']}")
+            return {}
+        if phase == self.break_after and not after_failure and not answer.get("failed"):
+            return {"failed": True, "msg": f"{phase} was told to fail."}
+        return answer
+
+    def _checks(self, told: Mapping[str, Any]) -> Answer:
+        """Ask the users' checks of these views, which hold wherever the service is not stopped behind its fence."""
+        if self.closed:
+            return {"failed": True, "msg": "The checks were asked of a service that is stopped behind its fence."}
+        self.views |= set(told["views"])
+        return {}
+
+    def _end(self, _told: Mapping[str, Any]) -> Answer:
+        """As plugins/action/rollback_finish.py does."""
+        failure = self.variables.get("__run_failure")
+        if failure is None and self.kind in CHECKED_KINDS and self.views != VIEWS:
+            failure = {"msg": f"Nobody asked the users' checks; only those of: {sorted(self.views)}."}
+        if not self.run.get("token"):
+            self.ending = {"outcome": "refused", "message": str((failure or {}).get("msg", ""))}
+        else:
+            self.ending = self._finish(failure)
+        return {"failed": self.ending["outcome"] not in {"done", "already"}}
+
+    def _finish(self, failure: Answer | None) -> Answer:
+        failed, message = failure is not None, str((failure or {}).get("msg", ""))
+        hold, asked = bool((failure or {}).get("hold")), {"rollback_soak_seconds": self.soak}
+        work = lambda: finish_run(self.run, asked, self.roles, failed=failed, message=message, hold=hold)  # noqa: E731
         trouble = {"trouble": self.trouble} if self.trouble else {}
         # Without an answer of finish the words are those of plugins/action/rollback_finish.py.
         nobody_knows = {"outcome": "unknown", "next": f"rollbackctl resume {self.run['id']}"}

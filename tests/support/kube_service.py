@@ -22,10 +22,10 @@ from ansible.module_utils.rollbackctl.kube_client import Client, KubeError
 from ansible.module_utils.rollbackctl.kube_objects import KINDS
 from ansible.module_utils.rollbackctl.kube_rollout import progress
 from ansible.module_utils.rollbackctl.kube_store import KubernetesStore
-from ansible.module_utils.rollbackctl.runs import finish_run
 
 from lab.kubernetes.cluster import Cluster
-from tests.faults.harness import Answer, Run
+from tests.faults.harness import Run
+from tests.faults.tasks import Answer
 
 kube_registry.install()
 T = TypeVar("T")
@@ -279,8 +279,8 @@ class KubeService:
             "state": self.state,
             "lease_seconds": LEASE_SECONDS,
         }
-        run = _Run(profile, kind=kind, **more)
-        run.to = dict(to) if isinstance(to, Mapping) else {"api": to} if to else {}
+        named = to if isinstance(to, Mapping) else {"api": to} if to else {}
+        run = _Run(profile, kind=kind, to=named, **more)
         run.asked["rollback_checkpoint"] = checkpoint
         return Ended(run, run.go())
 
@@ -292,21 +292,7 @@ class KubeService:
 
 
 class _Run(Run):
-    """As harness.Run, with rollback_to, and a phase that waits for a person (playbooks/tasks/run.yml)."""
-
-    to: Mapping[str, str] = {}
-
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self.answers: dict[str, Answer] = {}
-
-    def _phase(self, phase: str) -> Answer:
-        if phase == "undo" and self._waits:
-            return {}
-        self.run["to"] = dict(self.to)
-        answer = super()._phase(phase)
-        self.answers[phase] = answer
-        return answer
+    """As harness.Run, in this process."""
 
     def _module(self, phase: str, work: Callable[[], Answer]) -> Answer:
         """Do a phase in this process, unless it is to be killed: a fork of a process with threads may stand still."""
@@ -319,16 +305,6 @@ class _Run(Run):
         except RollbackError as error:
             return {"failed": True, "msg": error.message, "next_step": error.next_step}
         return answer
-
-    @property
-    def _waits(self) -> bool:
-        return any(answer.get("hold") for answer in self.answers.values())
-
-    def _finish(self, last: Answer) -> Answer:
-        failed, message, hold = bool(last.get("failed")), str(last.get("msg", "")), self._waits
-        asked = {"rollback_soak_seconds": 0}
-        work = lambda: finish_run(self.run, asked, self.roles, failed=failed, message=message, hold=hold)  # noqa: E731
-        return {"outcome": "unknown", **self._module("finish", work)}
 
 
 class Ended:

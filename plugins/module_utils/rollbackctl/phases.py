@@ -225,7 +225,7 @@ def _capture(work: Work) -> None:
             version = capture_once(work.store, work.run, driver, reading, journal)
             work.note(driver.name, "ok", f"kept: {version.text}", began)
 
-    work.each(capture)
+    work.each(capture, first=lambda journal: require_fence(work, journal))
 
 
 def capture_once(store: Store, run: Mapping[str, Any], driver: Driver, reading: Version, journal: Journal) -> Version:

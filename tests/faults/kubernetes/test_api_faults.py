@@ -30,11 +30,12 @@ from ansible.module_utils.rollbackctl.store import host_name
 
 from lab.kubernetes.cluster import Cluster, cluster
 from tests.faults.conftest import THOROUGH
-from tests.faults.harness import Answer, Run
+from tests.faults.harness import Run
 from tests.faults.kubernetes import outside
 from tests.faults.kubernetes.cases import Case
 from tests.faults.kubernetes.scenes import API, Bench, Scene, Stage, scene_called
 from tests.faults.shop import wait_for
+from tests.faults.tasks import Answer
 from tests.support.far_proxy import FarProxy, far_proxy_of
 from tests.support.hosts import Worker
 from tests.support.kube import token_kubeconfig

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.rollbackctl import kube_registry
-from ansible.module_utils.rollbackctl.runs import finish_run
 from ansible.module_utils.rollbackctl.store import open_store
 
-from tests.faults.harness import Answer, Run
+from tests.faults.harness import Run
+from tests.faults.tasks import Answer
 from tests.unit.module_utils.kube_config_parts import Scene, unpacked
 
 kube_registry.install()
@@ -32,7 +32,7 @@ class Service:
 
     def run(self, *, to: Mapping[str, str] | None = None, soak: float = 0.0, **how: Any) -> tuple[Answer, Run]:
         """Do a run; return its ending and the run."""
-        run = _Run(self.profile, to or {}, soak, **how)
+        run = Run(self.profile, to=to, soak=soak, **how)
         return run.go(), run
 
     def checkpoint(self, soak: float = 0.0) -> None:
@@ -51,19 +51,3 @@ class Service:
         lease = f"/apis/coordination.k8s.io/v1/namespaces/{self.scene.namespace}/leases"
         secrets = self.scene.client.names(f"{base}/secrets")
         return unpacked([*found, self.scene.client.list(lease), secrets])
-
-
-class _Run(Run):
-    def __init__(self, profile: Mapping[str, Any], to: Mapping[str, str], soak: float, **how: Any) -> None:
-        super().__init__(profile, **how)
-        self.to, self.soak = to, soak
-
-    def _check(self) -> Answer | None:
-        self.run["to"] = dict(self.to)
-        return super()._check()
-
-    def _finish(self, last: Answer) -> Answer:
-        failed, message = bool(last.get("failed")), str(last.get("msg", ""))
-        asked = {"rollback_soak_seconds": self.soak}
-        work = lambda: finish_run(self.run, asked, self.roles, failed=failed, message=message)  # noqa: E731
-        return {"outcome": "unknown", **self._module("finish", work)}

@@ -599,6 +599,20 @@ def test_the_watchdog_opens_with_a_start_of_its_own(service: Service, watchdogs:
     assert gate(service) == OPEN
 
 
+def test_what_users_still_write_to_is_not_kept_as_what_was_there(
+    service: Service, watchdogs: Callable[[], None]
+) -> None:
+    """Kept before the fence closes, the copy would lack what is written until then."""
+    service.lease_seconds = 60.0
+    service.begin(rollback_to=TO)
+    service.go("stage")
+    answer = service.phase("capture")
+    assert answer["failed"]
+    assert "The fence is open (closing it was skipped)" in answer["msg"]
+    assert "captured" not in service.events()
+    watchdogs_end(service, watchdogs)
+
+
 def test_a_profile_without_its_fence_changes_nothing(service: Service, watchdogs: Callable[[], None]) -> None:
     service.lease_seconds = 60.0
     fenced(service)
