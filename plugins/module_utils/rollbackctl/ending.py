@@ -71,6 +71,8 @@ def decide(
             if picture.word != NEW:
                 return _left_again(str(identity), plan, picture)
         word = outcome.DONE if applied or run["kind"] in LOOKS_LIKE_NO_CHANGE else outcome.ALREADY
+        if run["kind"] == "undo" and word == outcome.DONE:
+            return _unasked(run)
         return Ending(word, outcome.MEANINGS[word])
     touched = any(event["event"] in ("begin", "fence-closing") for event in events)
     if plan is None or not touched:
@@ -94,6 +96,15 @@ def decide(
     if picture.word == NEW:
         following += f"    or back to where it was: rollbackctl undo {identity}"
     return Ending(outcome.RESUMABLE, f"{message} {state}", following)
+
+
+def _unasked(run: Mapping[str, Any]) -> Ending:
+    """Return the outcome of an undo that worked: what is proven, and what nobody asked (decision 8)."""
+    said = (
+        f"Every component reads as it did before run {run['undoes']}. Whether the service is healthy was not asked: an "
+        "undo goes back to what its checks may have called broken."
+    )
+    return Ending(outcome.DONE, said, f"rollbackctl verify {run['service']}")
 
 
 def _left_again(identity: str, plan: Plan, picture: Picture) -> Ending:

@@ -97,6 +97,17 @@ def test_what_changes_again_when_traffic_is_back_is_not_done(service: Service, l
     assert ending["next"].endswith(f"rollbackctl resume {RUN}")
 
 
+def test_an_undo_says_that_nobody_asked_whether_the_service_is_healthy(service: Service) -> None:
+    rolled_back(service)
+    service.begin("undo", OTHER_RUN, rollback_run=RUN)
+    service.go("stage", "capture", "rollback", "verify", "resume")
+    ending = service.finish()
+    assert (ending["outcome"], contents(service)) == ("done", ["bad-env", "bad"])
+    assert f"as it did before run {RUN}" in ending["message"]
+    assert "healthy was not asked" in ending["message"]
+    assert ending["next"] == f"rollbackctl verify {service.run['service']}"
+
+
 def test_an_undo_that_does_not_stay_is_not_done(service: Service) -> None:
     rolled_back(service)
     service.begin("undo", OTHER_RUN, rollback_run=RUN)
