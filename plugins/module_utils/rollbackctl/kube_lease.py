@@ -221,10 +221,7 @@ class LeaseStore(Store):
             lease = _terms(document)
             if lease is None or (lease.run, lease.token) != (run, token):
                 self._good_until = 0.0
-                raise RollbackError(
-                    self.held_text("This step does not hold the run's lease."),
-                    "Start from the playbook's beginning: the guard takes the lease.",
-                )
+                raise self.lost(run)
             if self._mark and self._busy():
                 self._good_until = 0.0
                 raise self.held("Another process of this run is still changing this service.")

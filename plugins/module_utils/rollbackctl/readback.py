@@ -142,7 +142,8 @@ def read_component(store: Store, run: str, driver: Driver, entry: Entry) -> Comp
             elif reads_as_kept(driver, reading, before):
                 state = BETWEEN
             elif state == LIVE and exact:
-                state = OTHER
+                # The version is ours, its rows are not: nothing to open on, and a resume keeps them too and goes on.
+                return Component(entry.name, BETWEEN, f"{reading.text}, written to since it was kept")
     except (RollbackError, OSError) as error:
         return Component(entry.name, "unread", str(error))
     return Component(entry.name, state, reading.text)

@@ -140,6 +140,17 @@ class Store(ABC):
         order = f" If its controller is gone: rollbackctl resume {lease.run}" if lease else ""
         return LeaseHeld(self.held_text(what), f"Wait for its end.{order}")
 
+    def lost(self, run: str) -> RollbackError:
+        """Return the error for a step of a run that does not hold the lease (any more)."""
+        lease = self.lease()
+        if lease is None:
+            following = "Start from the playbook's beginning: the guard takes the lease."
+        elif lease.run == run:
+            following = "Another controller has taken this run over: leave it to that one.  rollbackctl status"
+        else:
+            following = f"Wait for the end of run {lease.run}, then: rollbackctl resume {run}"
+        return RollbackError(self.held_text("This step does not hold the run's lease."), following)
+
     def held_text(self, what: str) -> str:
         """Return what is wrong, and the lease in words."""
         lease = self.lease()
@@ -331,10 +342,7 @@ class DirectoryStore(Store):
         """
         lease = self.lease()
         if lease is None or (lease.run, lease.token) != (run, token):
-            raise RollbackError(
-                self.held_text("This step does not hold the run's lease."),
-                "Start from the playbook's beginning: the guard takes the lease.",
-            )
+            raise self.lost(run)
         os.utime(self.path / "lease.json")
 
     def release(self, run: str, token: int) -> None:

@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.rollbackctl import fence
 from ansible.module_utils.rollbackctl.durable import read_document
-from ansible.module_utils.rollbackctl.errors import LeaseHeld, Refused
+from ansible.module_utils.rollbackctl.errors import LeaseHeld, Refused, RollbackError
 from ansible.module_utils.rollbackctl.failpoints import VARIABLE
 from ansible.module_utils.rollbackctl.status import describe
 from ansible.module_utils.rollbackctl.store import DirectoryStore
@@ -625,6 +626,89 @@ def test_a_profile_without_its_fence_changes_nothing(service: Service, watchdogs
     watchdogs_end(service, watchdogs)
 
 
+# -- a lease that ends, or is another's, between two phases ------------------------------------------------------------
+
+
+def test_a_lease_that_ended_between_two_phases_is_renewed_by_the_next(
+    service: Service, watchdogs: Callable[[], None]
+) -> None:
+    """Before the fence nobody watches it. No other run took the service: the next step takes it up again."""
+    service.begin(rollback_to=TO)
+    for phase in ("stage", "fence"):
+        lease = service.store.lease()
+        assert lease is not None
+        long_ago = time.time() - 10 * lease.seconds
+        os.utime(service.store.path / "lease.json", (long_ago, long_ago))
+        assert service.store.lease_ends_in(lease) < 0
+        service.go(phase)
+        assert service.store.lease_ends_in(lease) > 0
+    service.go("capture", "rollback", "verify", "resume")
+    assert service.finish()["outcome"] == "done"
+    watchdogs()
+    assert report(service) is None
+
+
+def test_a_change_that_takes_longer_than_the_lease_keeps_it(service: Service, watchdogs: Callable[[], None]) -> None:
+    """The heart beats while the change lasts, so no watchdog opens on what is half-way and no other run gets in."""
+    service.components["data"][0]["slow"] = 3.0
+    fenced(service)
+    service.go("capture")
+    late: list[str] = []
+    held: list[float] = []
+
+    def another() -> None:
+        end = time.monotonic() + 2.2  # twice the lease
+        while time.monotonic() < end:
+            try:
+                other = Service(service.folder, service.components, pid=1)
+                late.append(str(other.open("rollback", OTHER_RUN, rollback_to=TO)))
+            except LeaseHeld:
+                held.append(time.monotonic())
+
+    thread = threading.Thread(target=another)
+    thread.start()
+    service.go("rollback")
+    thread.join()
+    assert late == []
+    assert held[-1] - held[0] > service.lease_seconds
+    assert report(service) is None
+    assert gate(service) == FENCED
+    service.go("verify", "resume")
+    assert service.finish()["outcome"] == "done"
+    watchdogs()
+
+
+@pytest.mark.parametrize("phase", ["stage", "fence", "capture", "rollback", "undo", "resume"])
+def test_a_step_whose_lease_is_another_run_s_changes_nothing_and_says_what_to_type(
+    service: Service, watchdogs: Callable[[], None], phase: str
+) -> None:
+    """The lease ended in a pause before the fence, a colleague's run took the service and holds it."""
+    service.begin(rollback_to=TO)
+    lost = service.run
+    os.utime(service.store.path / "lease.json", (0, 0))
+    service.lease_seconds = 60.0
+    service.begin("rollback", OTHER_RUN, rollback_to=TO)
+    others, service.run = service.run, lost
+    before = (content(service, "db"), content(service, "app"), gate(service), service.events())
+    answer = service.phase(phase)
+    assert answer["failed"]
+    assert f"This step does not hold the run's lease. Lease: run {OTHER_RUN}, held by ops" in answer["msg"]
+    assert answer["next_step"] == f"Wait for the end of run {OTHER_RUN}, then: rollbackctl resume {RUN}"
+    assert (content(service, "db"), content(service, "app"), gate(service), service.events()) == before
+    with pytest.raises(RollbackError, match="does not hold"):  # ending it is the other run's business as well
+        service.finish(failed=True, message=answer["msg"])
+    with pytest.raises(LeaseHeld, match=f"run {OTHER_RUN}"):
+        service.open(rollback_run=RUN)
+    service.run = others
+    service.go("stage", "fence", "capture", "rollback", "verify", "resume")
+    assert service.finish()["outcome"] == "done"
+    service.open(rollback_run=RUN)
+    service.go("preflight", "stage", "fence", "capture", "rollback", "verify", "resume")
+    assert service.finish()["outcome"] in ("done", "already")
+    assert (content(service, "db"), content(service, "app"), gate(service)) == ("v1\n", "good\n", OPEN)
+    watchdogs()
+
+
 # -- what somebody else changed behind the fence ----------------------------------------------------------------------
 
 
@@ -754,6 +838,32 @@ def test_the_watchdog_names_the_run_that_works(service: Service, watchdogs: Call
     assert said["message"] == "The fence stays closed. Next: rollbackctl run 3 shop --reason REASON"
     assert following(service) == "rollbackctl run 3 shop --reason REASON"
     assert service.open(identity=OTHER_RUN, rollback_to=TO)["takes_over"] == RUN
+
+
+def test_what_was_only_written_to_behind_the_fence_is_resumed(service: Service, watchdogs: Callable[[], None]) -> None:
+    """Rows, not a version of somebody else's: the resume keeps them too and goes on; undoing it brings them back."""
+    service.lease_seconds = 60.0
+    fenced(service)
+    service.go("capture")
+    write(service, "db", "v2\nrow 1\nrow 2\n")
+    stopped = service.finish(failed=True, message="Stopped.")
+    assert (stopped["outcome"], stopped["next"]) == ("resumable", f"rollbackctl resume {RUN}")
+    assert "written to since it was kept" in stopped["message"]
+    assert following(service) == f"rollbackctl resume {RUN}"
+    watchdogs_end(service, watchdogs)
+    said = report(service)
+    assert said is not None
+    assert said["message"] == f"The fence stays closed. Next: rollbackctl resume {RUN}"
+    assert gate(service) == FENCED
+    service.open(rollback_run=RUN)
+    service.go("preflight", "stage", "fence", "capture", "rollback", "verify", "resume")
+    assert service.finish()["outcome"] == "done"
+    assert (content(service, "db"), content(service, "app"), gate(service)) == ("v1\n", "good\n", OPEN)
+    service.begin("undo", OTHER_RUN, rollback_run=RUN)
+    service.go("stage", "fence", "capture", "rollback", "verify", "resume")
+    assert service.finish()["outcome"] == "done"
+    assert content(service, "db") == "v2\nrow 1\nrow 2\n"
+    watchdogs()
 
 
 def test_a_run_that_is_refused_leaves_the_fence_to_the_one_that_closed_it(
