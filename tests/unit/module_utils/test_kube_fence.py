@@ -127,8 +127,10 @@ def test_a_whole_run_closes_and_opens_and_the_watchdog_ends(service: MapService,
 
 
 def test_it_waits_while_the_lease_is_renewed(service: MapService, watchdogs: Watchdogs) -> None:
+    service.lease_seconds = 5.0  # a busy machine may take two of them for one renewal
     fenced(service)
-    for _ in range(8):  # twice as long as the lease
+    end = time.monotonic() + 2 * service.lease_seconds
+    while time.monotonic() < end:
         time.sleep(LEASE_SECONDS / 4)
         service.place.store.renew(RUN, service.run["token"])
         assert service.get("gate") == FENCED
@@ -240,8 +242,12 @@ def test_it_opens_by_the_rule(
         last = service.place.store.journal(RUN).events()[-1]
         assert (last["event"], last["by"]) == ("fence-opened", "watchdog")
         return
-    assert found["message"] == f"The fence stays closed. Next: rollbackctl resume {RUN}"
     assert "fence-opened" not in service.events()
+    if "changed by somebody else" in (found["word"], found["text"]):
+        assert found["message"] == "The fence stays closed. Next: rollbackctl run 3 shop --reason REASON"
+        assert service.open(OTHER_RUN)["takes_over"] == RUN
+        return
+    assert found["message"] == f"The fence stays closed. Next: rollbackctl resume {RUN}"
     with pytest.raises(Refused, match="behind a closed fence") as refusal:
         service.open(OTHER_RUN)
     assert refusal.value.next_step == f"rollbackctl resume {RUN}"

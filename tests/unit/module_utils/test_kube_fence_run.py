@@ -16,6 +16,7 @@ from ansible.module_utils.rollbackctl.kube_client import Client
 from ansible.module_utils.rollbackctl.kube_store import KubernetesStore
 from ansible.module_utils.rollbackctl.kube_traffic import KubeTrafficDriver
 from ansible.module_utils.rollbackctl.runs import finish_run
+from ansible.module_utils.rollbackctl.status import describe
 
 from lab.kubernetes.cluster import Cluster
 from tests.support.kube import fresh_namespace
@@ -136,6 +137,34 @@ def test_when_nobody_comes_back_the_watchdog_gives_it_back(town: Town, run: Run)
     assert town.photograph() == before
     assert town.get(API)["status"]["readyReplicas"] == 2
     assert rows(town) == "bad"
+
+
+def test_a_new_run_takes_over_what_a_stranger_changed_and_gives_back_what_the_first_run_held(
+    town: Town, run: Run
+) -> None:
+    """The rows are a stranger's; what the first run noted of the workloads that it stopped, the second gives back."""
+    run.lease_seconds = 60
+    before = town.photograph()
+    run.begin()
+    go(run, "stage", "fence", "capture")
+    town.admin.merge_patch(f"/api/v1/namespaces/{town.namespace}/configmaps/rows", {"data": {"rows": "a stranger's"}})
+    failure = run.phase("rollback")
+    assert "Somebody else changed it" in failure["msg"]
+    assert "The fence stays closed" in run.phase("resume")["msg"]
+    ended = finish_run(run.facts, {}, run.roles, failed=True, message=failure["msg"])
+    following = "rollbackctl run schema shop --reason REASON"  # that is how level 0 is typed
+    assert (ended["outcome"], ended["next"]) == ("unknown", f"Find out who did, then: {following}")
+    assert {one["run"]: one["next"] for one in describe(run.state)["runs"]}[run.id] == following
+    again = Run(town, run.kind, run.options, run.others, run.role, lease_seconds=60)
+    plan = again.begin()
+    assert (plan["takes_over"], plan["fence_of"], plan["on_failure"]) == (run.id, run.id, "hold")
+    assert plan["entries"][0]["live"]["text"] == "rows a stranger's"
+    go(again, "stage", "fence", "capture", "rollback", "verify")
+    assert town.pods() == []
+    go(again, "resume")
+    assert again.finish() == "done"
+    assert rows(town) == "good"
+    assert town.photograph() == before
 
 
 def test_a_service_that_was_shut_down_stays_so_when_its_rollback_fails(town: Town, run: Run) -> None:
