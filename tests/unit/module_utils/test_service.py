@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -65,6 +67,14 @@ stdout_logfile=%(here)s/stubborn.log
 Make = Callable[..., ServiceDriver]
 
 
+def listens(path: Path) -> bool:
+    """Say whether somebody does: supervisord gives its socket a name first, and listens then."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asked, contextlib.suppress(OSError):
+        asked.connect(str(path))
+        return True
+    return False
+
+
 @pytest.fixture(scope="module")
 def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("sv")
@@ -74,7 +84,7 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         [SUPERVISORD, "-c", configuration], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     ) as process:
         end = time.monotonic() + 30
-        while not (folder / "s").exists():
+        while not listens(folder / "s"):
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.02)
