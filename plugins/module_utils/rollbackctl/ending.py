@@ -28,7 +28,7 @@ class Ending:
 
     outcome: str
     message: str
-    next: str = ""
+    next: str = ""  # a command stands on a line of its own where there are several
     strange: bool = False  # somebody else changed a component: the run cannot go on
 
 
@@ -94,7 +94,7 @@ def decide(
         )
     following = f"rollbackctl resume {identity}"
     if picture.word == NEW:
-        following += f"    or back to where it was: rollbackctl undo {identity}"
+        following += f"\nor, back to where it was:\nrollbackctl undo {identity}"
     return Ending(outcome.RESUMABLE, f"{message} {state}", following)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Callable, NamedTuple
 
 from . import outcome
-from .spoken import duration, line, moment
+from .spoken import duration, line, moment, steps
 
 WIDTH = 80
 _NAME_WIDTH = 24
@@ -138,22 +138,25 @@ def ending_lines(document: Mapping[str, Any], path: str, width: int = WIDTH) -> 
     lines += [Line("", f"  run      {run} ({line(document['kind'])}{level}, {took})")]
     services = document["services"]
     for name, found in services.items():
+        meaning = outcome.MEANINGS.get(found["outcome"], found["outcome"])
         if len(services) > 1:
-            lines += _wrapped(
-                "head", outcome.MEANINGS.get(found["outcome"], found["outcome"]), f"  {line(name)}: ", width
-            )
+            lines += _wrapped("head", meaning, f"  {line(name)}: ", width)
+        if succeeded and found.get("message") not in (None, "", meaning):
+            lines += _wrapped("warn", line(found["message"]), "  but      ", width)
         if found.get("checkpoint"):
             lines += _wrapped("", line(found["checkpoint"]), "  checkpoint  ", width)
     if not succeeded:
         lines += _wrapped("bad", line(document["message"]).replace(_REFUSED, "", 1), "  because  ", width)
     if path:
         lines += [Line("", f"  record   {path}"), Line("", f"  report   rollbackctl report {run}")]
-    following = [line(document["next"])] if document.get("next") else []
+    following = [steps(document.get("next"))]
     if word == outcome.DONE and document["kind"] in ("rollback", "panic") and not document.get("check_mode"):
-        following += [f"rollbackctl undo {run} --reason 'it was the wrong thing'"]
-        following += [f"rollbackctl finalize {run}    (some days later: removes what was kept)"]
-    # A command stays on one line, to be copied.
-    return lines + [Line("head", f"  next     {text}") for text in following]
+        following += [[f"rollbackctl undo {run} --reason 'it was the wrong thing'"]]
+        following += [["some days later, which removes what was kept:", f"rollbackctl finalize {run}"]]
+    # A command stays on one line, alone, to be copied.
+    for said in following:
+        lines += [Line("head", f"  {'' if number else 'next':<7}  {text}") for number, text in enumerate(said)]
+    return lines
 
 
 def loss_words(plan: Mapping[str, Any], kind: str, *, refused: bool) -> str:

@@ -241,7 +241,7 @@ class Record:
     def _take_ending(self, found: dict[str, Any], ending: Mapping[str, Any]) -> None:
         found["outcome"] = ending["outcome"]
         found["message"] = printable(str(ending["message"]))
-        found["next"] = printable(str(ending.get("next", "")))
+        found["next"] = "\n".join(map(printable, str(ending.get("next", "")).splitlines()))
         found["set_aside"] = ending.get("set_aside") or []
         found["quarantined"] = printable(str(ending.get("quarantined") or ""))
         for entry in (found["plan"] or {}).get("entries", ()):

@@ -3,18 +3,28 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 from .names import printable
 
 # Longer texts than this are a mistake or an attack; what is shown stays readable.
 LIMIT = 4000
+# "..., then: rollbackctl resume RUN": the command is what somebody marks and pastes.
+_BEFORE_A_COMMAND = re.compile(r"(?<=:) (?=rollbackctl )")
 
 
 def line(value: object) -> str:
     r"""Return a value of a record as one line of plain text; what could drive a terminal is shown as \xNN."""
     text = "" if value is None else str(value)
     return printable(" ".join(text.split()))[:LIMIT]
+
+
+def steps(value: object) -> list[str]:
+    """Return what to do next as lines of plain text, each command on a line of its own; none where there is nothing."""
+    text = "" if value is None else str(value)
+    parts = [part for each in text.splitlines() for part in _BEFORE_A_COMMAND.split(each)]
+    return [line(part) for part in parts if part.strip()]
 
 
 def duration(seconds: float) -> str:

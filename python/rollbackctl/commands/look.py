@@ -248,7 +248,7 @@ def _store(name: str, found: dict[str, Any]) -> Iterable[RenderableType]:
             ends = (
                 Text(word, _style(word)),
                 Text(text.line(run.get("fence"))),
-                Text(text.line(run.get("next")), "bold"),
+                Text("\n".join(text.steps(run.get("next"))), "bold"),
             )
             table.add_row(*map(Text, cells), *ends)
         yield table
@@ -268,7 +268,7 @@ def _state(record: Record) -> tuple[str, str, Text]:
         return "running", "cyan", Text(f"runs now, process {record.get('pid')}", "dim")
     if word in {outcome.INTERRUPTED, outcome.RESUMABLE}:
         return word, _style(word), Text(f"rollbackctl resume {run}", "bold")
-    return word, _style(word), Text(text.line(record.get("next")))
+    return word, _style(word), Text("\n".join(text.steps(record.get("next"))))
 
 
 def _style(word: str) -> str:

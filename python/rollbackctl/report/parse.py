@@ -111,7 +111,7 @@ def _message(found: Mapping[str, Any], outcome: str) -> str:
 
 def _next(record: Mapping[str, Any], outcome: str) -> str:
     """Return what to type next; a run that was cut off had no time to say it."""
-    said = text.line(record.get("next"))
+    said = "\n".join(text.steps(record.get("next")))
     run = text.line(record.get("run"))
     return f"rollbackctl resume {run}" if not said and run and outcome == words.INTERRUPTED else said
 
@@ -217,7 +217,7 @@ def _service(name: str, found: Mapping[str, Any], of_run: str, kind: str) -> Ser
         tone=_TONES[outcome],
         meaning=words.MEANINGS[outcome],
         message=_message(found, outcome),
-        next=text.line(found.get("next")),
+        next="\n".join(text.steps(found.get("next"))),
         planned=bool(plan),
         checkpoint=text.line(plan.get("checkpoint")),
         plan_hash=text.line(plan.get("hash")),

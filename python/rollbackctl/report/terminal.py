@@ -56,7 +56,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield Text()
         yield from _service(service)
     if report.next:
-        yield Text.assemble("\nNext: ", (report.next, "bold"))
+        yield Text.assemble("\nNext: ", (report.next.replace("\n", "\n      "), "bold"))
 
 
 def _timeline(timeline: Timeline) -> Table:

@@ -11,6 +11,7 @@ duration = spoken.duration
 line = spoken.line
 moment = spoken.moment
 parse_moment = spoken.parse_moment
+steps = spoken.steps
 
 
 def block(value: object) -> str:

@@ -129,7 +129,8 @@ Done and proven
   record   /records/x.json
   report   rollbackctl report {RUN}
   next     rollbackctl undo {RUN} --reason 'it was the wrong thing'
-  next     rollbackctl finalize {RUN}    (some days later: removes what was kept)"""
+  next     some days later, which removes what was kept:
+           rollbackctl finalize {RUN}"""
     )
 
 
@@ -145,6 +146,26 @@ Refused; nothing was changed
   report   rollbackctl report {RUN}
   next     make room"""
     )
+
+
+def test_each_command_of_what_follows_stands_on_a_line_of_its_own() -> None:
+    following = f"rollbackctl resume {RUN}\nor, back to where it was:\nrollbackctl undo {RUN}"
+    said = ended(document(outcome="resumable", next=following)).splitlines()
+    assert said[-3:] == [
+        f"  next     rollbackctl resume {RUN}",
+        "           or, back to where it was:",
+        f"           rollbackctl undo {RUN}",
+    ]
+    said = ended(document(outcome="unknown", next=f"Log in again, then: rollbackctl resume {RUN}")).splitlines()
+    assert said[-2:] == ["  next     Log in again, then:", f"           rollbackctl resume {RUN}"]
+
+
+def test_what_a_success_does_not_say_stands_beside_it() -> None:
+    both = {
+        "shop": {"outcome": "done", "message": "No check."},
+        "pay": {"outcome": "done", "message": "done and proven"},
+    }
+    assert "  shop: done and proven\n  but      No check.\n  pay: done and proven\n" in ended(document(services=both))
 
 
 def test_the_end_of_a_look_and_of_several_services() -> None:
