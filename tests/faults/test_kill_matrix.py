@@ -7,7 +7,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.rollbackctl.durable import read_document
+from ansible.module_utils.rollbackctl.status import describe
 
+from lab.sample.build import publish
 from tests.faults import outside
 from tests.faults.cases import ALL_FAILPOINTS, Case, scenario_of
 from tests.faults.conftest import THOROUGH
@@ -176,6 +179,31 @@ def test_a_second_controller_that_is_gone_at_once_leaves_the_watchdog(bench: Ben
         case.run(named=died.run, controller="second", before={"preflight": gone}).go()
     assert case.rule_eleven(died) == fence
     assert case.go_on(died.run) in {"done", "already"}
+
+
+def test_a_stranger_s_change_behind_a_half_done_migration_has_one_way_out(bench: Bench) -> None:
+    """A migrated copy is left beside the database, and somebody publishes a commit meanwhile: a resume does not
+    overwrite that, and the new run that is named clears the copy away and goes on."""
+    failpoint = "rollback_alembic.step.after"
+    case = Case(bench, scenario_of(failpoint))
+    died = expect_death(case.run(failpoint=f"{failpoint}:kill"), "kill")
+    (case.shop.app / "VERSION").write_text("1.5.1\n", encoding="ascii")
+    publish(case.shop.app, "Hotfix")
+    case.lose_controller(died.run)
+    wait_for(case.report_of(died.run).exists, "the watchdog")
+    with case.store.locked(30.0):  # it ends after its report
+        pass
+    following = "rollbackctl run 3 shop --reason REASON"
+    assert (read_document(case.report_of(died.run)) or {})["message"] == f"The fence stays closed. Next: {following}"
+    resumed = case.resume(died.run)
+    assert (resumed["outcome"], resumed["next"].endswith(following)) == ("unknown", True), resumed
+    assert not outside.running(case.shop)
+    assert {one["run"]: one["next"] for one in describe(case.profile["state"])["runs"]}[died.run] == following
+    ending = case.run(controller="third").go()
+    assert ending["outcome"] == "done", ending
+    case.runs_as(outside.NEW)
+    assert case.word() == outside.NEW
+    assert not list(case.shop.databases[0].parent.glob("*rollbackctl-aside*"))
 
 
 def die_just_before(case: Case, run: str, phase: str) -> Died:
