@@ -14,7 +14,7 @@ if _SHARED not in module_utils.__path__:
     module_utils.__path__.append(_SHARED)
 
 from ansible.module_utils.rollbackctl import outcome  # noqa: E402
-from ansible.module_utils.rollbackctl.action import RollbackAction  # noqa: E402
+from ansible.module_utils.rollbackctl.action import NO_CHECK, RollbackAction  # noqa: E402
 
 CHECKED_FACT = "rollbackctl_checked"  # the checks that were asked in this run: rollback_checks leaves it
 CHECKED_KINDS = ("rollback", "checkpoint", "verify")
@@ -44,16 +44,23 @@ class ActionModule(RollbackAction):
         if ending["outcome"] == outcome.REFUSED and "othing was changed" not in str(ending["message"]):
             ending["message"] = f"Refused, nothing was changed: {ending['message']}"
         succeeded = ending["outcome"] in (outcome.DONE, outcome.ALREADY)
+        if succeeded and self._checks_belong_to_it() and not self.variable("rollback_checks"):
+            ending["message"] = NO_CHECK
         text = _sentence(ending)
         return {"failed": not succeeded, "msg": text, "rollbackctl": {"phase": "finish", "ending": ending}}
 
     def _unasked(self) -> str:
         """Return the names of the profile's checks that this run should have asked and did not."""
-        if self._task.check_mode or not self.variable("run_checks", self.variable("run_kind") in CHECKED_KINDS):
+        if not self._checks_belong_to_it():
             return ""
         asked = self.facts(CHECKED_FACT) or []
         names = [str(check["name"]) for check in self.variable("rollback_checks") or []]
         return ", ".join(name for name in names if name not in asked)
+
+    def _checks_belong_to_it(self) -> bool:
+        return not self._task.check_mode and bool(
+            self.variable("run_checks", self.variable("run_kind") in CHECKED_KINDS)
+        )
 
     def _on_host(
         self, run: dict[str, Any], asked: dict[str, Any], *, failed: bool, message: str, hold: bool

@@ -14,7 +14,7 @@ _SHARED = str(Path(__file__).resolve().parents[1] / "module_utils")
 if _SHARED not in module_utils.__path__:
     module_utils.__path__.append(_SHARED)
 
-from ansible.module_utils.rollbackctl.action import PROPOSALS_FACT, RUN_FACT, RollbackAction  # noqa: E402
+from ansible.module_utils.rollbackctl.action import NO_CHECK, PROPOSALS_FACT, RUN_FACT, RollbackAction  # noqa: E402
 from ansible.module_utils.rollbackctl.controller import budget_notes, together  # noqa: E402
 from ansible.module_utils.rollbackctl.readback import CAPTURED_LAYERS  # noqa: E402
 from ansible.module_utils.rollbackctl.registry import DRIVERS  # noqa: E402
@@ -66,7 +66,8 @@ class ActionModule(RollbackAction):
         plan = result["rollbackctl"]["plan"] or {}
         if plan:
             said = budget_notes(self.variable("rollback_budgets") or {}, int(self.variable("run_level", 0)))
-            plan["notes"] = [*plan["notes"], *self._left_alone(plan), *said]
+            unchecked = [NO_CHECK] if plan["kind"] == "rollback" and not self.variable("rollback_checks") else []
+            plan["notes"] = [*plan["notes"], *self._left_alone(plan), *unchecked, *said]
         result["ansible_facts"] = {RUN_FACT: {**run, **said_by(plan)}}
         return result
 

@@ -71,6 +71,25 @@ def test_what_is_not_healthy_is_taken_back(tmp_path: Path) -> None:
         bench.sample.remove()
 
 
+def test_a_profile_without_a_check_says_so(tmp_path: Path) -> None:
+    """What is read back is each component: the plan and the end say that nobody asks for more."""
+    bench = broken(tmp_path, **CODE)
+    try:
+        hosts = bench.profile("unchecked", rollback_checks=[])
+        ran = bench.play("rollback-level1.yml", hosts=hosts, rollback_reason="orders fail")
+        assert (ran.code, ran.record["outcome"]) == (0, "done"), ran.output
+        said = "No check of the service was named (rollback_checks)"
+        assert any(note.startswith(said) for note in ran.record["services"]["shop"]["plan"]["notes"])
+        assert ran.record["message"].startswith(said)
+        plan, end = ran.output.split("TASK [Stage")
+        assert said in plan
+        assert f"but      {said}" in end
+        told = bench.rollbackctl("report", ran.record["run"])
+        assert said in told.output
+    finally:
+        bench.sample.remove()
+
+
 def test_without_its_checks_a_run_is_not_done(tmp_path: Path) -> None:
     """All components came back, and somebody took the checks out of the phases: nobody knows whether it is healthy."""
     bench = broken(tmp_path / "bench", **CODE)

@@ -39,6 +39,10 @@ STOP_VARIABLE = "ROLLBACKCTL_STOP"
 CALLBACK_VARIABLE = "ROLLBACKCTL_CALLBACK"
 RUN_FACT = "rollbackctl_run"
 PROPOSALS_FACT = "rollbackctl_proposals"
+NO_CHECK = (
+    "No check of the service was named (rollback_checks): what is read back is each component, not whether the service "
+    "works."
+)
 KUBERNETES = "kubernetes"
 DRY_KINDS = ("preflight", "verify", "status")
 
