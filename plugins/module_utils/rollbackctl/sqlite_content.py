@@ -324,8 +324,26 @@ def _compare(connection: sqlite3.Connection, table: str, *, live: bool, target: 
         f"(a.{column} COLLATE BINARY IS NOT b.{column} OR typeof(a.{column}) != typeof(b.{column}))"
         for column in shared
     )
+    if _numbered(connection, table, key):
+        # One pass instead of three. Where each row has met one other at most, what is left over follows from the sums.
+        alike = f"sum(b.{key[0]} IS NOT NULL AND ({unequal}))" if shared else "0"
+        rows, met, differ = connection.execute(
+            f"SELECT count(*), count(b.{key[0]}), {alike} FROM main.{name} a LEFT JOIN target.{name} b ON {joined}"  # noqa: S608 - quoted
+        ).fetchone()
+        if rows == count(f"main.{name}"):
+            return {"only_live": rows - met, "only_target": count(f"target.{name}") - met, "differ": differ or 0}
     return {
         "only_live": count(f"main.{name} a WHERE NOT EXISTS (SELECT 1 FROM target.{name} b WHERE {joined})"),  # noqa: S608 - quoted
         "only_target": count(f"target.{name} b WHERE NOT EXISTS (SELECT 1 FROM main.{name} a WHERE {joined})"),  # noqa: S608 - quoted
         "differ": count(f"main.{name} a JOIN target.{name} b ON {joined} WHERE {unequal}") if shared else 0,
     }
+
+
+def _numbered(connection: sqlite3.Connection, table: str, key: list[str]) -> bool:
+    """Say whether a key is the rowid on both sides: whole numbers, each once, with no order or type of their own."""
+    for schema in ("main", "target"):
+        described = connection.execute(f"PRAGMA {schema}.table_info({quoted(table)})").fetchall()
+        if any(quoted(row[1]) == key[0] and row[2].upper() != "INTEGER" for row in described):
+            return False
+    null = f"SELECT EXISTS (SELECT 1 FROM main.{quoted(table)} a WHERE a.{key[0]} IS NULL)"  # noqa: S608 - quoted
+    return len(key) == 1 and not connection.execute(null).fetchone()[0]

@@ -122,6 +122,40 @@ def test_differences_are_counted_on_every_kind_of_key(tmp_path: Path) -> None:
     assert newer_rows(str(one), str(one)) == {}
 
 
+def test_keys_that_only_look_like_numbers_are_counted_one_by_one(tmp_path: Path) -> None:
+    """DESC makes a key of its own beside the rowid, and that may be NULL, any number of times."""
+    one, two = tmp_path / "one.db", tmp_path / "two.db"
+    for path in (one, two):
+        execute(
+            path,
+            "CREATE TABLE backwards (id INTEGER PRIMARY KEY DESC, x)",
+            "CREATE TABLE numbered (id INTEGER PRIMARY KEY, x)",
+            "CREATE TABLE bare (id INTEGER PRIMARY KEY)",
+            "INSERT INTO backwards VALUES (NULL, 1), (2, 2)",
+            "INSERT INTO numbered VALUES (1, 1), (2, NULL), (3, '3'), (4, 4)",
+            "INSERT INTO bare VALUES (1), (2)",
+        )
+    execute(
+        one, "INSERT INTO backwards VALUES (NULL, 1)", "INSERT INTO bare VALUES (7)", "DELETE FROM bare WHERE id = 1"
+    )
+    execute(
+        one,
+        "UPDATE numbered SET x = CAST(x AS INTEGER) WHERE id = 3",
+        "UPDATE numbered SET x = 0 WHERE id = 2",
+        "UPDATE numbered SET id = 9 WHERE id = 4",
+    )
+    assert newer_rows(str(one), str(two)) == {
+        "numbered": {"only_live": 1, "only_target": 1, "differ": 2},
+        "bare": {"only_live": 1, "only_target": 1, "differ": 0},
+    }
+    execute(two, "INSERT INTO numbered VALUES (5, 5), (6, 6)", "UPDATE backwards SET id = 3 WHERE id IS NULL")
+    assert newer_rows(str(one), str(two)) == {
+        "backwards": {"only_live": 2, "only_target": 1, "differ": 0},
+        "numbered": {"only_live": 1, "only_target": 3, "differ": 2},
+        "bare": {"only_live": 1, "only_target": 1, "differ": 0},
+    }
+
+
 def test_counting_ends_in_time(tmp_path: Path) -> None:
     one = make_database(tmp_path / "one.db", orders=60000)
     two = make_database(tmp_path / "two.db", orders=59000)
