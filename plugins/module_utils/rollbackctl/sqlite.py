@@ -16,7 +16,7 @@ from .errors import Refused, StepFailed
 from .failpoints import failpoint
 from .names import name_a_version
 from .safe_path import ourselves, worker
-from .sqlite_backup import MANIFEST, describe, prove_backup, prove_raw, record_raw, version_of
+from .sqlite_backup import MANIFEST, content_of, describe, prove_backup, prove_raw, record_raw, version_of
 from .sqlite_check import loss_of, loss_text, problems_of
 from .sqlite_content import Content, connect, in_wal_mode, orphans, read_content, reading, steadily
 from .sqlite_file import (
@@ -29,6 +29,7 @@ from .sqlite_file import (
     sha256_of,
 )
 from .sqlite_health import damage
+from .sqlite_pages import captured_in, holds, note_captured
 from .sqlite_swap import online, replace, snapshot
 
 _BYTES_PER_SECOND = 100e6  # a slow disk's copy speed, for the estimate
@@ -197,6 +198,9 @@ class SqliteDriver(Driver):
         place.work, after integrity_check) and the schema and the revision are still the target's. The reading returned
         with it shows the difference in "content", so a caller can tell this from an exact match.
         """
+        proven = self._page_by_page(entry.target)
+        if proven is not None:
+            return TARGET, proven
         word, reading_now = super().state(entry, opened=opened)
         if word == TARGET:
             return word, reading_now
@@ -205,6 +209,27 @@ class SqliteDriver(Driver):
         if self._linked():
             return BETWEEN, reading_now
         return word, reading_now
+
+    def _page_by_page(self, target: Version) -> Version | None:
+        """Return the target as read from the database when it has every page of the backup, whose rows and checksum
+        this run has read; None when it has not, or when only its rows can tell."""
+        if not self._online or target.artefacts.get("kind") != "sqlite" or not os.path.lexists(self.path):
+            return None
+        with ourselves():
+            try:
+                backup = open_backup(self._source(target))
+            except Refused:
+                return None
+        try:
+            busy = self._seconds("busy_timeout", 5)
+            if not self._noted(self._source(target), target) or not holds(self.path, backup, busy):
+                return None
+        finally:
+            os.close(backup)
+        content = content_of(target)
+        with worker(self.path).acting():
+            facts = {"page_size": target.artefacts["page_size"], "wal": in_wal_mode(self.path)}
+        return version_of(content, describe("database", "", content), {"tables": dict(content.tables), **facts})
 
     def _linked(self) -> bool:
         try:
@@ -267,6 +292,8 @@ class SqliteDriver(Driver):
         facts["seconds"] = round(time.monotonic() - started, 3)
         version = version_of(content, describe("backup", taken, content, facts["damaged"]), facts, taken, str(into))
         write_document(into / MANIFEST, version.to_dict())
+        if self._online and self.place.work is not None:
+            note_captured(self.place.work, str(file))
         return version
 
     def _refuse_checkpoint(self, why: str) -> None:
@@ -415,7 +442,10 @@ class SqliteDriver(Driver):
                 )
             with ourselves():
                 self._mark.unlink(missing_ok=True)
-        kept = online(self.path, self._source(target), self._kept("old"), busy_seconds=busy, seconds=limit)
+        with ourselves():
+            captured = captured_in(self.place.work)
+        old = self._kept("old")
+        kept = online(self.path, self._source(target), old, kept=captured, busy_seconds=busy, seconds=limit)
         if self._mark is not None:
             with ourselves():
                 write_document(self._mark, {"content": target.identity["content"], "displaced": kept, "at": now()})

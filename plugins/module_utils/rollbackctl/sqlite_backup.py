@@ -41,6 +41,12 @@ def version_of(content: Content, text: str, facts: Mapping[str, Any], taken: str
     return Version(identity, text, taken, dict(facts), at)
 
 
+def content_of(version: Version) -> Content:
+    """Return what version_of was given to describe a backup."""
+    identity, tables = version.identity, version.artefacts["tables"]
+    return Content(identity["revision"], identity["schema"], identity["content"], tables)
+
+
 def prove_backup(
     path: str, manifest: Version | None, options: Mapping[str, Any], live_path: str, *, ours: bool = False
 ) -> Version:

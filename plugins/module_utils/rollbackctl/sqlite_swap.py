@@ -9,6 +9,7 @@ online: SQLite's backup API writes into the live database as one transaction, un
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -23,6 +24,7 @@ from .safe_path import ourselves
 from .sqlite_content import connect, in_wal_mode, reading
 from .sqlite_file import COMPANIONS, attributes, copy_new, give_attributes, holders, lock
 from .sqlite_health import damage
+from .sqlite_pages import reads_as, same_pages, wal_is_empty
 
 _PAGES = 1024  # per step of the backup API: often enough for deadlines and failpoints, rarely enough for speed
 
@@ -220,13 +222,18 @@ def _clear_companions(path: str, kept: str) -> None:
 # -- online ------------------------------------------------------------------------------------------------------------
 
 
-def online(path: str, new: str, old: str, *, busy_seconds: float, seconds: float) -> str:
+def online(path: str, new: str, old: str, *, kept: str = "", busy_seconds: float, seconds: float) -> str:
     """Write the proven backup new into the live database, as one transaction; return the name of the kept old content.
 
     While SQLite's write lock is held and nothing is committed yet, the old content is copied to `old`: it is exactly
-    what gets displaced, the last write before the lock included. Readers are never blocked; writers wait. That
-    holds in WAL mode only (in journal mode the backup API locks everybody out), which is therefore required.
+    what gets displaced, the last write before the lock included. No copy is made where one that this run took before
+    (kept) has every page of it. Readers are never blocked; writers wait. That holds in WAL mode only (in journal mode
+    the backup API locks everybody out), which is therefore required.
 
+    What was committed is read back: page by page against new, or where writers or readers keep the WAL in use, with
+    integrity_check.
+
+    :param kept: a copy from this run's capture; empty when there is none.
     :param busy_seconds: how long to wait for the write lock and, afterwards, for readers to let the WAL be emptied.
     :param seconds: the limit for the copy.
     :raises StepFailed: it was not committed; the database is wholly old.
@@ -235,15 +242,17 @@ def online(path: str, new: str, old: str, *, busy_seconds: float, seconds: float
         raise StepFailed(
             f"{path} is not in WAL mode, so readers would be locked out. It was not touched.", "Set method to replace."
         )
-    kept = free_name(old)
     start = time.monotonic()
-    with ourselves():  # it is in the state store
-        source = connect(new, immutable=True)
+    handles = contextlib.ExitStack()
+    live = _held_open(handles, path)
+    with ourselves():  # these are in the state store
+        source, whole = connect(new, immutable=True), _held_open(handles, new)
+        earlier = _held_open(handles, kept) if kept else -1
     target = sqlite3.connect(path, timeout=0.05, isolation_level=None)
     begun = False
 
     def step(status: int, _remaining: int, _total: int) -> None:
-        nonlocal begun
+        nonlocal begun, kept
         if time.monotonic() > start + seconds:
             raise DeadlineExceeded(f"{path}: the online restore took longer than {seconds:g} s; it is wholly old.")
         if status in {5, 6}:  # SQLITE_BUSY, SQLITE_LOCKED
@@ -255,19 +264,23 @@ def online(path: str, new: str, old: str, *, busy_seconds: float, seconds: float
             return
         if not begun:
             begun = True
-            _keep(path, kept, start + seconds - time.monotonic())
+            if not _has(path, live, earlier):
+                kept = free_name(old)
+                _keep(path, kept, start + seconds - time.monotonic())
             failpoint("restore_sqlite.online.middle")
 
     try:
         failpoint("restore_sqlite.online.before")
+        with contextlib.suppress(sqlite3.OperationalError):  # in use: the old content is copied once more
+            target.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         _backup(source, target, step)
         failpoint("restore_sqlite.online.after")
-        found = damage(target)
+        _empty_wal(target, busy_seconds)
+        found = "" if reads_as(target, path, live, whole) else damage(target)
         if found:
             raise StepFailed(
                 f"{path}: integrity_check of the restored content says: {found}. The old one is in {kept}."
             )
-        _empty_wal(target, busy_seconds)
     except sqlite3.DatabaseError as exc:
         raise StepFailed(
             f"{path}: the online restore did not finish: {exc}. SQLite leaves it wholly old.",
@@ -276,12 +289,25 @@ def online(path: str, new: str, old: str, *, busy_seconds: float, seconds: float
     finally:
         target.close()
         source.close()
+        handles.close()  # last: closing a descriptor of a database drops the locks of its connections (fcntl(2))
     return kept
+
+
+def _has(path: str, live: int, earlier: int) -> bool:
+    """Say whether an earlier copy is what the database holds now; the write lock is held and nothing is in the WAL."""
+    return earlier != -1 and wal_is_empty(path) and same_pages(live, earlier)
+
+
+def _held_open(handles: contextlib.ExitStack, path: str) -> int:
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    handles.callback(os.close, handle)
+    return handle
 
 
 def _backup(source: sqlite3.Connection, target: sqlite3.Connection, step: Callable[[int, int, int], None]) -> None:
     # The first step takes the write lock and must not be the last one, because `step` then has to copy the old content.
-    # What is written stays in the WAL until the last page.
+    # What is written stays in the WAL until the last page; that of the first step in memory.
+    target.execute(f"PRAGMA cache_size={2 * _PAGES}")
     several = source.execute("PRAGMA page_count").fetchone()[0] > _PAGES
     source.backup(target, pages=_PAGES if several else 1, progress=step, sleep=0.005)
 
