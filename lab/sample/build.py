@@ -435,7 +435,8 @@ def _end(pid: int, mark: str, *, gently: bool) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(program, signal.SIGKILL)
             time.sleep(0.02)
-    _CHILDREN.pop(pid, None)
+    if child := _CHILDREN.pop(pid, None):
+        child.wait(PATIENCE_SECONDS)  # it may have ended since it was polled, and be a zombie
 
 
 def _runs(pid: int, mark: str) -> bool:

@@ -27,7 +27,7 @@ from tests.faults.cases import ALL_FAILPOINTS, scenario_of
 from tests.faults.conftest import THOROUGH
 from tests.faults.shop import wait_for
 
-LEASE_SECONDS = 15.0
+LEASE_SECONDS = 15
 RUN_SECONDS = 180
 # How the run is hit while its module is held: the controller alone (its module goes on to the end of the phase), with
 # all its process group, with the module; the controller asked to stop; the module alone.
