@@ -65,7 +65,7 @@ def run_of(place: Place, identity: str = RUN, **changed: Any) -> dict[str, Any]:
 
 def guard(place: Place, run: dict[str, Any], named: str = "") -> int:
     """Open a run, as the guard does; return its token."""
-    return _take_lease(place.store, run, run["id"], named)
+    return _take_lease(place.store, run, {"id": run["id"], "takes_over": ""}, named)
 
 
 def names(place: Place, folder: str = "configmaps") -> list[str]:
