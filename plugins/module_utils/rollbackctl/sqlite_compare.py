@@ -167,12 +167,17 @@ class _Table:
         if not self.other or not self.shared:
             return self.count(self.ours), 0, {}
         values = {column: self._values(column) for column in self.gone}
-        if not self.same_key:
+        if not self.same_key or self._key_is_null():
             return self._as_a_bag(), 0, values
         joined = " AND ".join(f"a.{quoted(column)} IS b.{quoted(column)}" for column in self.key)
         gone = self.count(f"{self.ours} a WHERE NOT EXISTS (SELECT 1 FROM {self.theirs} b WHERE {joined})")  # noqa: S608 - quoted
         unequal = " OR ".join(_unequal(quoted(name), strict=strict) for name in self.shared)
         return gone, self.count(f"{self.ours} a JOIN {self.theirs} b ON {joined} WHERE {unequal}"), values
+
+    def _key_is_null(self) -> bool:
+        """Say whether a row has NULL in its key, which SQLite allows, and as often as one likes."""
+        null = " OR ".join(f"{quoted(name)} IS NULL" for name in self.key)
+        return any(self.count(f"{table} WHERE {null} LIMIT 1") for table in (self.ours, self.theirs))
 
     def _values(self, column: str) -> int:
         default = self.defaults[column]
@@ -206,4 +211,6 @@ def _unequal(column: str, *, strict: bool) -> str:
     differ = f"a.{column} COLLATE BINARY IS NOT b.{column}"
     if strict:
         return f"({differ} OR typeof(a.{column}) != typeof(b.{column}))"
-    return f"({differ} AND CAST(a.{column} AS TEXT) COLLATE BINARY IS NOT CAST(b.{column} AS TEXT))"
+    # As a text a number has 15 digits, of the 17 that it may take.
+    text = f"CAST(a.{column} AS TEXT) COLLATE BINARY IS NOT CAST(b.{column} AS TEXT)"
+    return f"({differ} AND ({text} OR CAST(a.{column} AS REAL) IS NOT CAST(b.{column} AS REAL)))"

@@ -28,6 +28,9 @@ _AFFINITIES = (
     (("REAL", "FLOA", "DOUB"), "REAL"),
 )
 
+# How FTS and R*Tree name the tables in which they keep their content.
+_SHADOWS = ("data", "idx", "content", "docsize", "config", "segments", "segdir", "stat", "node", "parent", "rowid")
+
 
 class _Token(str):
     """A word as it is compared; quoted: it is a name, whatever it reads like."""
@@ -97,7 +100,11 @@ def promises(connection: sqlite3.Connection, *, without: Iterable[str] = ()) -> 
     rows = connection.execute("SELECT type, name, tbl_name, coalesce(sql, ''), rootpage FROM sqlite_master").fetchall()
     virtual = {name for kind, name, _, sql, _ in rows if kind == "table" and _is_virtual(sql)}
     for kind, name, table, sql, _ in rows:
-        if name.startswith("sqlite_") or table.lower() in left_out or _is_shadow(name, virtual):
+        if (
+            name.startswith("sqlite_")
+            or table.lower() in left_out
+            or (kind in {"table", "index"} and _is_shadow(table, virtual))
+        ):
             continue
         if kind == "table" and name not in virtual:
             found.update(_of_table(connection, name, sql))
@@ -135,7 +142,8 @@ def _is_virtual(sql: str) -> bool:
 
 def _is_shadow(name: str, virtual: set[str]) -> bool:
     """Say whether a table is one in which a virtual table keeps its content; its rows are compared, not its text."""
-    return any(name.startswith(f"{owner}_") for owner in virtual)
+    owner, _, end = name.rpartition("_")
+    return owner in virtual and end in _SHADOWS
 
 
 def _definition(sql: str) -> str:
@@ -164,7 +172,8 @@ def _of_table(connection: sqlite3.Connection, table: str, sql: str) -> dict[str,
         said = written.get(name.lower(), {})
         value = (_affinity(kind), None if default is None else _expression(default))
         found[f"column {table}.{name}"] = [*value, said.get("collate", "binary"), said.get("generated", ""), hidden]
-        if not_null and name not in key:
+        # An INTEGER PRIMARY KEY is the row number, which is never NULL; any other key may be.
+        if not_null and (key != [name] or kind.upper() != "INTEGER"):
             found[f"NOT NULL of {table}.{name}"] = True
     if key:
         found[f"primary key {table} ({', '.join(key).lower()})"] = True

@@ -78,6 +78,25 @@ def test_what_means_the_same_is_no_difference(tmp_path: Path, second: tuple[str,
             ("CREATE TABLE typed (id INTEGER PRIMARY KEY, v)", "INSERT INTO typed VALUES (1, '1')"),
             ["the values of 1 rows of typed"],
         ),
+        # SQLite lets a key be NULL as often as one likes: it says nothing of which row is which.
+        (
+            (
+                "CREATE TABLE loose (code TEXT PRIMARY KEY, v)",
+                "INSERT INTO loose VALUES (NULL, 1), (NULL, 1), (NULL, 2)",
+            ),
+            ("CREATE TABLE loose (code TEXT PRIMARY KEY, v)", "INSERT INTO loose VALUES (NULL, 1)"),
+            ["2 rows of loose"],
+        ),
+        (
+            ("CREATE TABLE pair (a, b, PRIMARY KEY (a, b))", "INSERT INTO pair VALUES (1, NULL), (1, NULL)"),
+            ("CREATE TABLE pair (a, b, PRIMARY KEY (a, b))", "INSERT INTO pair VALUES (1, NULL)"),
+            ["1 rows of pair"],
+        ),
+        (
+            ("CREATE TABLE alike (code TEXT PRIMARY KEY, v)", "INSERT INTO alike VALUES (NULL, 1), (NULL, 2)"),
+            ("CREATE TABLE alike (code TEXT PRIMARY KEY, v)", "INSERT INTO alike VALUES (NULL, 2), (NULL, 1)"),
+            [],
+        ),
     ],
 )
 def test_rows_and_values_are_counted(
@@ -95,6 +114,16 @@ def test_a_column_that_changed_its_type_keeps_what_is_in_it(tmp_path: Path) -> N
     assert difference(tmp_path, first, second).changed == {"t": 1}
 
 
+@pytest.mark.parametrize("value", ["'1700000000.12346'", "1700000000.12346"])
+def test_a_number_that_lost_its_last_digits_on_the_way_is_a_change(tmp_path: Path, value: str) -> None:
+    table = "CREATE TABLE t (id INTEGER PRIMARY KEY, at)"
+    first, second = (
+        (table, "INSERT INTO t VALUES (1, 1700000000.123456)"),
+        (table, f"INSERT INTO t VALUES (1, {value})"),  # noqa: S608 - ours
+    )
+    assert difference(tmp_path, first, second, strict=False).changed == {"t": 1}
+
+
 @pytest.mark.parametrize(
     ("first", "second", "phrase"),
     [
@@ -110,6 +139,7 @@ def test_a_column_that_changed_its_type_keeps_what_is_in_it(tmp_path: Path) -> N
         ("CREATE TABLE t (a, b AS (a + 1))", "CREATE TABLE t (a, b AS (a + 2))", "column t.b (it reads otherwise)"),
         ("CREATE TABLE t (a INTEGER)", "CREATE TABLE t (a TEXT)", "column t.a (it reads otherwise)"),
         ("CREATE TABLE t (a PRIMARY KEY)", "CREATE TABLE t (a)", "primary key t (a)"),
+        ("CREATE TABLE t (a TEXT PRIMARY KEY NOT NULL)", "CREATE TABLE t (a TEXT PRIMARY KEY)", "NOT NULL of t.a"),
         (
             "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT)",
             "CREATE TABLE t (id INTEGER PRIMARY KEY)",
@@ -145,6 +175,31 @@ def test_indexes_and_triggers_are_named(tmp_path: Path, made: str, phrase: str) 
     other = made.replace("CREATE", "create").replace("account", '"account"')
     again = compare(str(tmp_path / "a.db"), make(tmp_path / "c.db", ACCOUNT, other))
     assert again.objects == ()
+
+
+@pytest.mark.parametrize(
+    ("made", "instead", "phrase"),
+    [
+        (
+            "CREATE TRIGGER search_ai AFTER INSERT ON account BEGIN SELECT 1; END",
+            "SELECT 1",
+            "trigger search_ai on account",
+        ),
+        ("CREATE INDEX search_mail ON account (mail)", "SELECT 1", "index search_mail on account"),
+        ("CREATE VIEW search_view AS SELECT 1", "SELECT 1", "view search_view"),
+        ("CREATE TABLE search_log (a NOT NULL)", "CREATE TABLE search_log (a)", "NOT NULL of search_log.a"),
+    ],
+)
+def test_what_is_only_named_like_a_virtual_tables_content_counts(
+    tmp_path: Path, made: str, instead: str, phrase: str
+) -> None:
+    there = (ACCOUNT, "CREATE VIRTUAL TABLE search USING fts5(body)")
+    assert difference(tmp_path, (*there, made), (*there, instead)).objects == (phrase,)
+
+
+def test_a_virtual_table_that_is_gone_is_named_once(tmp_path: Path) -> None:
+    first = (ACCOUNT, "CREATE VIRTUAL TABLE search USING fts5(body)", "CREATE VIRTUAL TABLE old USING fts4(body)")
+    assert difference(tmp_path, first, (ACCOUNT,)).objects == ("virtual table search", "virtual table old")
 
 
 def test_what_is_neither_there_nor_got_again_is_what_two_differences_share() -> None:
