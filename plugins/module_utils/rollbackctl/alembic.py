@@ -182,7 +182,7 @@ class AlembicDriver(Driver):
         notes += [f"not brought back: {phrase}" for phrase in cost.missing.phrases()]
         notes += [f"cannot be known: {phrase}" for phrase in cost.unknown]
         loss = cost.loss(since, way.direction, held_by)
-        return self._finding(problems, loss, notes, facts, len(way.steps.arrivals))
+        return self._finding(problems, loss, notes, facts, len(way.steps.arrivals), trial.seconds)
 
     def _way(self, here: str, target: Version) -> Way:
         """Return the way to the target; where the migrations cannot be read, that of the copy which a run kept.
@@ -237,16 +237,23 @@ class AlembicDriver(Driver):
         return way, Trial((), read_cost(self.database, way.steps.undone, why))
 
     def _finding(
-        self, problems: list[str], loss: Loss | None, notes: list[str], facts: Mapping[str, Any], steps: int
+        self,
+        problems: list[str],
+        loss: Loss | None,
+        notes: list[str],
+        facts: Mapping[str, Any],
+        steps: int,
+        measured: float = 0,
     ) -> Finding:
         size = self.database.bytes()
         per_step = float(self.options.get("timeout") or 120)
+        starts = steps if self.options.get("staged") else 1  # of the application, which takes most of the time
         if self.options.get("staged"):
             per_step += float(self.options.get("health_timeout") or 30)
         return Finding(
             problems=tuple(problems),
             loss=loss,
-            seconds=seconds_needed(size, steps),
+            seconds=round(measured * starts + seconds_needed(size, 0), 1) if measured else seconds_needed(size, steps),
             # Each copy and each swap may wait for a lock as long as the statement timeout says.
             worst_seconds=60 + steps * (per_step + 2 * self.database.wait) + 20 * seconds_needed(size, 0),
             needs_fence=True,

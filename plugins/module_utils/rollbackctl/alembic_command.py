@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import json
 import os
 import re
@@ -33,16 +34,20 @@ from .safe_path import Owner
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)([^@\s]+)@")
-_TAIL = 1200  # characters of a command's own words in a message
+_LINE = 400  # characters of a command's own words in a message
+_TRACEBACK = "Traceback (most recent call last):"
+_FRAME = "╭╮╰╯│─┃━ \t"  # what rich draws around a message
 
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """A command that ended by itself: exit code (minus the signal's number if one ended it) and what it said last."""
+    """A command that ended by itself: exit code (minus the signal's number if one ended it), stdout, and what it
+    said, redacted.
+    """
 
     code: int
     output: str
-    tail: str
+    said: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +59,15 @@ class Look:
 
     problem: str
     sql: str
+
+
+def why(said: str) -> str:
+    """Return the one line of a command's words that says why it failed: of a traceback the exception, else the last."""
+    trace = said.rpartition(_TRACEBACK)
+    lines = [line for line in trace[2].splitlines() if line.strip(_FRAME)]
+    if trace[1]:
+        lines = [line for line in lines if not line[0].isspace()][:1] or lines
+    return printable(lines[-1].strip(_FRAME))[:_LINE] if lines else ""
 
 
 def _source(module: ModuleType) -> str:
@@ -86,6 +100,8 @@ class Command:
         self.seconds = float(options.get("timeout") or 120)
         self.given = {str(key): str(value) for key, value in (options.get("environment") or {}).items()}
         self._owner: Owner | None = None
+        self._compiled: tempfile.TemporaryDirectory[str] | None = None
+        self._rest = ""
         self.x = {str(key): str(value) for key, value in (options.get("x_arguments") or {}).items()}
 
     @property
@@ -152,7 +168,9 @@ class Command:
         if argv:
             ended = self.run(argv, more=self._handed(copy), merge=True)
             if ended.code != 0:
-                raise StepFailed(f"{self.name}: {json.dumps(argv)} failed (exit {ended.code}): {ended.tail}.")
+                raise StepFailed(
+                    f"{self.name}: {json.dumps(argv)} failed (exit {ended.code}): {self.last_words(ended)}."
+                )
             return
         answer = self._ask(copy, {"do": verb, "to": arrival})[0]
         if "error" in answer:
@@ -181,6 +199,7 @@ class Command:
                         f"{self.name}: {json.dumps(self.own(verb))} does not take the address of the database that it "
                         "is given: it works as well where that database holds no revision of this project."
                     )
+                self.forget()
         return ""
 
     def _stamp(self, copy: Path, revision: str) -> None:
@@ -230,11 +249,11 @@ class Command:
         try:
             answers: list[dict[str, Any]] = json.loads(ended.output)
         except ValueError:
-            answers = [{"error": f"exit {ended.code}: {ended.tail}", "missing": [], "seen": []}]
+            answers = [{"error": f"exit {ended.code}: {why(ended.said)}", "missing": [], "seen": []}]
         for answer in answers:
             if "error" in answer:
-                text = printable(self.redacted(str(answer["error"])))
-                answer["error"] = text if text in ended.tail else f"{text}: {ended.tail}" if ended.tail else text
+                first = self.redacted(str(answer["error"])).strip().splitlines()[:1]
+                answer["error"] = self.last_words(ended, *(printable(line)[:_LINE] for line in first))
         return answers
 
     def _not_ours(self, seen: Sequence[Mapping[str, Any]], copy: Path) -> str:
@@ -281,6 +300,41 @@ class Command:
                 "Set the component's 'python' to the interpreter of the environment that has the project's alembic.",
             )
 
+    def last_words(self, ended: Ended, line: str = "") -> str:
+        """Return the one line that says why a command failed, and the file where all that it said is kept.
+
+        :param line: the line, where it is known.
+        """
+        line = line or why(ended.said)
+        count = len(ended.said.splitlines())
+        if count < 2:
+            return line
+        self.forget()
+        handle, self._rest = tempfile.mkstemp(".txt", f"rollbackctl-{self.name}-")
+        with open(handle, "w", encoding="utf-8") as rest:
+            rest.write(ended.said + "\n")
+        return f"{line} (all {count} lines of it: {self._rest})"
+
+    def forget(self) -> None:
+        """Remove what was kept of the last failure: it was expected."""
+        if self._rest:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._rest)
+            self._rest = ""
+
+    def _bytecode(self) -> dict[str, str]:
+        """Return what keeps the project's folders as they are. Where its installer compiled nothing, each start would
+        compile the whole application again: there, what is compiled stays in a private folder as long as we do."""
+        environment = os.path.dirname(os.path.dirname(self.python))
+        beside = os.path.join(glob.escape(environment), "lib*/python*/*-packages/alembic/__pycache__/*.pyc")
+        if next(glob.iglob(beside), None):
+            return {"PYTHONDONTWRITEBYTECODE": "1"}
+        if self._compiled is None:
+            self._compiled = tempfile.TemporaryDirectory(prefix="rollbackctl-compiled-")
+            if self.owner.drop:
+                os.chown(self._compiled.name, self.owner.uid, self.owner.gid)
+        return {"PYTHONPYCACHEPREFIX": self._compiled.name}
+
     # -- one command -------------------------------------------------------------------------------------------------
 
     def run(
@@ -301,7 +355,7 @@ class Command:
         environment = {
             "PATH": f"{os.path.dirname(self.python)}:{_PATH}",
             "LC_ALL": "C.UTF-8",
-            "PYTHONDONTWRITEBYTECODE": "1",
+            **self._bytecode(),
             **self.given,
             **(more or {}),
         }
@@ -334,5 +388,4 @@ class Command:
                 f"{self.name}: {os.path.basename(argv[0])} took longer than {seconds:g} seconds and was ended.",
                 "Find out what it waits for (a lock? a server?), or raise the component's 'timeout'.",
             ) from exc
-        said = self.redacted((errors or output).strip())[-_TAIL:]
-        return Ended(process.returncode, output, "\n".join(printable(line) for line in said.splitlines()[-8:]))
+        return Ended(process.returncode, output, self.redacted((errors or output).strip()))

@@ -17,6 +17,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -35,10 +36,14 @@ _COPIES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What trying a way out showed. problems: why it cannot be gone. cost: what it costs."""
+    """What trying a way out showed. problems: why it cannot be gone. cost: what it costs.
+
+    seconds: how long its migrations took on a copy; 0 when they were not run.
+    """
 
     problems: tuple[str, ...]
     cost: Cost
+    seconds: float = 0
 
 
 def why_not(database: SqliteDatabase) -> str:
@@ -98,12 +103,16 @@ class _Trial:
     def run(self, reference: Path | None) -> Trial:
         live = self.folder / "live"
         self.walker.database.copy_to(live)
+        began = time.monotonic()
         result = self._migrated(live, "result", self.forth)
+        seconds = time.monotonic() - began
         differs = lost = compare(str(live), str(result), strict=False, without=self.without)
         back = None
         if differs.data or reference is None:
-            with contextlib.suppress(StepFailed):  # a way that leads in one direction only gives nothing again
+            try:
                 back = self._migrated(result, "back", self.back)
+            except StepFailed:  # a way that leads in one direction only gives nothing again
+                self.walker.command.forget()
         regained = compare(str(live), str(back), without=self.without) if back else None
         if regained is not None:
             lost = differs.also_in(regained)
@@ -120,7 +129,7 @@ class _Trial:
             if not self.steps.forward:
                 gone = compare(str(result), str(back), without=self.without).rows if back else {}
                 unknown += destroyed_before(self.steps.undone, gone)
-        return Trial((), Cost(lost, missing, differs, lost.tables(), unknown=tuple(unknown)))
+        return Trial((), Cost(lost, missing, differs, lost.tables(), unknown=tuple(unknown)), seconds)
 
     def _missing(self, reference: Path, result: Path) -> tuple[Difference, list[str]]:
         """Return what the reference holds and is not brought back, and what of that cannot be told."""

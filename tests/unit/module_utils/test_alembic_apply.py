@@ -289,5 +289,5 @@ def test_alembic_gets_nothing_of_the_callers_environment(sample: Sample, monkeyp
     env.write_text('import os\nraise ValueError(" ".join(sorted(os.environ)))\n')
     _, _, finding = find(sample, PHONE, environment={"MINE": "1"})
     shown = finding.problems[0]
-    assert "DATABASE_URL LC_ALL MINE PATH PYTHONDONTWRITEBYTECODE" in shown
+    assert "DATABASE_URL LC_ALL MINE PATH PYTHON" in shown
     assert "CALLERS_OWN" not in shown
