@@ -61,6 +61,7 @@ def no_target(name: str, checkpoints: Sequence[Mapping[str, Any]], chosen: str, 
     # A proven one that was not chosen holds what was rolled back before.
     words = {CANDIDATE: CANDIDATE, PROVEN: PROVEN if chosen else "proven, but quarantined"}
     listed = [f"{document['id']} ({words[document['state']]}, {document['taken']})" for document in able]
+    listed += [f"{document['id']} (damaged)" for document in checkpoints if document["state"] == DAMAGED]
     candidates = [document for document in able if document["state"] == CANDIDATE]
     others = [choice.partition(" ")[2] for choice in choices if ", live" not in choice]  # "deployment/api revision:2 ("
     named = name_a_version(name, others[0].partition(" ")[0] if others else "VERSION")

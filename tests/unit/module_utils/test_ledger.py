@@ -246,6 +246,11 @@ def test_before_anything_is_proven_it_says_what_to_type(store: DirectoryStore) -
     assert no_target("code", store.checkpoints(), "cp-2", []).next_step == "rollback_checkpoint=cp-1"
 
 
+def test_a_damaged_checkpoint_is_named_among_the_candidates() -> None:
+    damaged = {"id": "cp-1", "state": "damaged", "taken": "", "message": "it is not what rollbackctl writes"}
+    assert "cp-1 (damaged)" in no_target("code", [damaged], "", []).message
+
+
 def test_without_any_checkpoint_it_names_what_the_component_knows() -> None:
     choices = ["deployment/api revision:3 (shop:1.5, live)", "deployment/api revision:2 (shop:1.4, x)"]
     assert no_target("api", [], "", choices).next_step == """-e '{"rollback_to": {"api": "revision:2"}}'"""
