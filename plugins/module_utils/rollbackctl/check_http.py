@@ -44,7 +44,11 @@ REQUIRED: tuple[str, ...] = ("url",)
 BODY_LIMIT = 1024 * 1024
 LATENCY_SAMPLES = 10
 _CHUNK = 65536
+_WHOLE_COMMIT = (40, 64)  # SHA-1 and SHA-256
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
+
+
+_SEVERAL = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,15 +182,10 @@ def _judge_version(options: Mapping[str, Any], context: Context, answer: Answer)
         wanted = context.expect[version["component"]]
     else:
         return unverified(f"the plan has no component {version['component']} whose version could be expected")
-    if "header" in version:
-        found = answer.headers.get(version["header"])
-        if found is None:
-            return bad(f"answered {answer.status}, but without the header {shown(version['header'])}")
-    else:
-        try:
-            found = str(look_up(answer.body, version["json"]))
-        except ValueError as exc:
-            return bad(str(exc))
+    try:
+        found = _version_said(version, answer)
+    except ValueError as exc:
+        return bad(str(exc))
     if not found.strip():
         return bad(f"answered {answer.status}, but with an empty version")
     if wanted is not None and not any(same_version(found, one) for one in wanted):
@@ -194,11 +193,33 @@ def _judge_version(options: Mapping[str, Any], context: Context, answer: Answer)
     return good(f"{answer.status}; version {shown(found)}")
 
 
+def _version_said(version: Mapping[str, Any], answer: Answer) -> str:
+    """Return the version that an answer gives.
+
+    :raises ValueError: it gives none, or several.
+    """
+    if "header" in version:
+        said = list(dict.fromkeys(answer.headers.get_all(version["header"], [])))
+        if not said:
+            raise ValueError(f"answered {answer.status}, but without the header {shown(version['header'])}")
+        if len(said) > 1:  # a proxy adds its own; which one counts is anybody's guess
+            raise ValueError(f"gave the header {shown(version['header'])} twice: {shown(said[0])} and {shown(said[1])}")
+        return said[0]
+    found = look_up(answer.body, version["json"])
+    kinds = (str, int, float)
+    if not any(type(found) is kind for kind in kinds):  # not bool, which is an int
+        raise ValueError(f"answered with {shown(found)} at {shown(version['json'])}, where a version was expected")
+    return str(found)
+
+
 def same_version(found: str, wanted: str) -> bool:
     """Say whether two spellings name one version: equal, or two commit ids of which one abbreviates the other."""
     one, other = found.strip(), wanted.strip()
-    if _COMMIT.fullmatch(one) and _COMMIT.fullmatch(other):
-        return one.startswith(other) or other.startswith(one)
+    short, long = sorted((one, other), key=len)
+    # What has digits alone may be a date or a build's number, and those are not abbreviated.
+    commits = len(long) in _WHOLE_COMMIT or not short.isdecimal()
+    if commits and _COMMIT.fullmatch(one) and _COMMIT.fullmatch(other):
+        return long.startswith(short)
     return one == other
 
 
@@ -210,12 +231,12 @@ def printable_path(path: str) -> str:
 def look_up(body: bytes, path: str) -> Any:
     """Return the value at a dotted path ("data.result.0.value.1") of a JSON body.
 
-    :raises ValueError: no JSON, or nothing at that path.
+    :raises ValueError: no JSON, or nothing at that path, or a name on it stands there with several values.
     """
     if len(body) > BODY_LIMIT:
         raise ValueError(f"the answer is larger than {BODY_LIMIT // 1024} KiB; that is not looked into")
     try:
-        value = json.loads(body)
+        value = json.loads(body, object_pairs_hook=_object)
     except (ValueError, RecursionError):
         raise ValueError("the answer is not JSON") from None
     for step in path.split("."):
@@ -225,7 +246,17 @@ def look_up(body: bytes, path: str) -> Any:
             value = value[int(step)]
         else:
             raise ValueError(f"the answer has nothing at {shown(path)}")
+        if value is _SEVERAL:
+            raise ValueError(f"the answer has several values at {shown(path)}")
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON; readers disagree on which value a name has that stands there twice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        found[name] = _SEVERAL if name in found and difference(found[name], value) else value
+    return found
 
 
 def ask(options: Mapping[str, Any], timeout: float) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -17,6 +18,7 @@ SHOWN_VALUE = 60
 SHORTEST_SECRET = 4
 HIDDEN = "***"
 CUT = "..."
+_WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +136,15 @@ def shown(value: Any) -> str:
     return clip(printable(repr(str(value)) if isinstance(value, str) else str(value)), SHOWN_VALUE)
 
 
-def number(value: Any) -> float | None:
-    """Return value as a finite number, also when it is one written as text (as Prometheus does); otherwise None."""
+def number(value: Any) -> float | int | None:
+    """Return value as a finite number, also when it is one written as text (as Prometheus does); otherwise None.
+    A whole number stays exact."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
+    if isinstance(value, str) and "_" in value:  # Python alone reads that as a number
+        return None
+    if isinstance(value, int) or (isinstance(value, str) and _WHOLE.fullmatch(value)):
+        return int(value)
     try:
         found = float(value)
     except (ValueError, OverflowError):
@@ -168,17 +175,29 @@ def expect_problem(wanted: Mapping[str, Any]) -> str:
 def difference(found: Any, wanted: Any) -> str:
     """Return how found differs from what is wanted (a value, or a range), or an empty string when it does not."""
     if not is_range(wanted):
-        # True == 1 in Python, but not in anything that a check reads.
-        same = found == wanted and isinstance(found, bool) == isinstance(wanted, bool)
-        return "" if same else f"is {shown(found)}, expected {shown(wanted)}"
+        return "" if _same(found, wanted) else f"is {shown(found)}, expected {shown(wanted)}"
     value = number(found)
     if value is None:
         return f"is {shown(found)}, expected a number"
-    if "min" in wanted and value < float(wanted["min"]):
-        return f"is {value:g}, expected at least {float(wanted['min']):g}"
-    if "max" in wanted and value > float(wanted["max"]):
-        return f"is {value:g}, expected at most {float(wanted['max']):g}"
+    low, high = (number(wanted.get(limit)) for limit in ("min", "max"))
+    if low is not None and value < low:
+        return f"is {_digits(value)}, expected at least {_digits(low)}"
+    if high is not None and value > high:
+        return f"is {_digits(value)}, expected at most {_digits(high)}"
     return ""
+
+
+def _digits(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """Compare as JSON does: True == 1 in Python, but not in anything that a check reads, however deep."""
+    if isinstance(found, list) and isinstance(wanted, list):
+        return len(found) == len(wanted) and all(map(_same, found, wanted))
+    if isinstance(found, dict) and isinstance(wanted, Mapping):
+        return found.keys() == wanted.keys() and all(_same(value, wanted[name]) for name, value in found.items())
+    return bool(found == wanted) and isinstance(found, bool) == isinstance(wanted, bool)
 
 
 def empty_problems(options: Mapping[str, Any], *keys: str) -> list[str]:

@@ -24,6 +24,8 @@ PROC = Path("/proc")
 RUN = "run"
 _COMM_LENGTH = 15  # TASK_COMM_LEN - 1: https://man7.org/linux/man-pages/man5/proc_pid_comm.5.html
 _CLOCK_STEP = 0.05  # start times are counted in ticks of 10 ms
+_WRITTEN_SLACK = 2.0  # between a file's time and a process's
+_NARROWING = {"argument", "user", "folder", "unit"}
 _SHOWN_PROGRAMS = 3
 
 
@@ -66,6 +68,7 @@ def sample(options: Mapping[str, Any], context: Context, timeout: float) -> Samp
 def _judge(options: Mapping[str, Any], after: datetime | None) -> Sample:
     try:
         found = _find(options)
+        written = os.stat(options["pid_file"]).st_mtime if "pid_file" in options else 0.0
     except OSError as exc:
         return bad(f"{options['pid_file']} cannot be read: {exc.strerror}")
     except ValueError:
@@ -74,6 +77,12 @@ def _judge(options: Mapping[str, Any], after: datetime | None) -> Sample:
     wanted = int(options.get("min_count", 1))
     if len(found) < wanted:
         return bad(f"{len(found)} processes of {what} run, expected at least {wanted}{_near_miss(options, found)}")
+    alone = "pid_file" in options and not _NARROWING & set(options)
+    if alone and started(found[0]) > written + _WRITTEN_SLACK:
+        return unverified(
+            f"process {found[0]} was started after {what} was written: another program has that number by now, or the "
+            "clock was set; say which is meant: `argument`, `folder`, `user` or `unit`"
+        )
     narrowed = bool({"argument", "folder"} & set(options))
     if "unit" not in options and (strangers := _strangers(found, whole=not narrowed)):
         return unverified(
@@ -116,7 +125,7 @@ def _is_meant(pid: int, options: Mapping[str, Any]) -> bool:
 
 def _near_miss(options: Mapping[str, Any], found: list[int]) -> str:
     """Say how many have the name alone, for whoever wrote the rest wrong."""
-    if found or "process" not in options or not {"argument", "user", "folder", "unit"} & set(options):
+    if found or "process" not in options or not _NARROWING & set(options):
         return ""
     named = len(_find({"process": options["process"]}))
     return f"; {named} with that name are something else" if named else ""

@@ -251,10 +251,56 @@ def test_the_version_of_a_component_comes_from_the_run() -> None:
 
 @pytest.mark.parametrize(
     ("one", "other", "same"),
-    [("1.0", "1.0 ", True), ("1.0", "1.0.1", False), ("4f2a91c", "4f2a91c0d3", True), ("4f2a91", "4f2a91c", False)],
+    [
+        ("20261121", "202611210930", False),  # dates, not commits
+        ("1.0", "1.0 ", True),
+        ("1.0", "1.0.1", False),
+        ("4f2a91c", "4f2a91c0d3", True),
+        ("4f2a91", "4f2a91c", False),
+    ],
 )
 def test_which_spellings_name_one_version(one: str, other: str, *, same: bool) -> None:
     assert same_version(one, other) is same
+
+
+@pytest.mark.parametrize("said", [b"null", b"true", b"{}", b'["2.0"]'])
+def test_what_is_neither_text_nor_number_is_no_version(said: bytes) -> None:
+    with serving(lambda request: request.reply(200, b'{"version": ' + said + b"}")) as server:
+        verdict = ask(server.url, version={"json": "version", "component": "code"})
+    assert not verdict.ok
+    assert "where a version was expected" in verdict.text
+
+
+def test_two_versions_in_one_answer_are_none() -> None:
+    """A proxy adds its own; whoever asks may see either."""
+    with serving(lambda request: request.reply(200, b"", X_Version="2.0", x_version="1.0")) as server:
+        verdict = ask(server.url, version={"header": "X-Version", "value": "2.0"})
+    assert not verdict.ok
+    assert "gave the header 'X-Version' twice: '2.0' and '1.0'" in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        (b'{"flags": [true]}', {"flags": [1]}),
+        (b'{"flags": {"on": 1}}', {"flags": {"on": True}}),
+        (b'{"n": 9007199254740993}', {"n": {"max": 9007199254740992}}),
+        (b'{"n": "9223372036854775809"}', {"n": {"max": 9223372036854775808}}),
+        (b'{"n": "1_0"}', {"n": {"max": 10}}),
+        (b'{"status": "bad", "status": "ok"}', {"status": "ok"}),
+        (b'{"n": 1e400}', {"n": {"min": 1}}),
+        (b'{"n": NaN}', {"n": {"max": 1}}),
+    ],
+)
+def test_what_only_nearly_is_what_was_expected_is_not(body: bytes, wanted: dict[str, Any]) -> None:
+    with serving(lambda request: request.reply(200, body)) as server:
+        assert not ask(server.url, json=wanted).ok
+
+
+def test_a_name_given_twice_matters_where_it_is_looked_at() -> None:
+    with serving(lambda request: request.reply(200, b'{"a": 1, "a": 2, "b": 3, "c": 4, "c": 4}')) as server:
+        assert ask(server.url, json={"b": 3, "c": 4}).ok
+        assert "has several values at 'a'" in ask(server.url, json={"a": 2}).text
 
 
 def test_latency_is_the_95th_percentile() -> None:

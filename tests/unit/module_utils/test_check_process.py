@@ -96,6 +96,20 @@ def test_pid_files(two: list[subprocess.Popen[bytes]], mark: str, tmp_path: Path
     assert not count(pid_file=str(note)).ok
 
 
+def test_a_number_that_another_program_has_by_now_proves_nothing(
+    two: list[subprocess.Popen[bytes]], mark: str, tmp_path: Path
+) -> None:
+    """Whoever wrote the file ran already; a number is given again after a while."""
+    note = tmp_path / "shop.pid"
+    note.write_text(f"{two[0].pid}\n")
+    assert count(pid_file=str(note)).ok
+    os.utime(note, (time.time() - 3600, time.time() - 3600))
+    recycled = count(pid_file=str(note))
+    assert recycled.unverified
+    assert "was started after" in recycled.text
+    assert count(pid_file=str(note), argument=mark).ok
+
+
 def test_nothing_running_is_never_good_whether_something_was_changed_or_not(mark: str, tmp_path: Path) -> None:
     """At a checkpoint nothing was changed; a process that is not there is missing all the same."""
     for known in (Context(), Context(loaded=datetime.now(UTC))):
