@@ -17,8 +17,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .sqlite_content import address, columns, connect, quoted, table_names
-from .sqlite_schema import lacking, promises
+from .sqlite_content import address, columns, connect, quoted, row_key, table_names
+from .sqlite_schema import found_by_number, lacking, promises
 
 SECONDS = 60.0
 # A default that always gives the same value: what a row has only because of it, nobody wrote.
@@ -31,6 +31,7 @@ class Difference:
 
     rows, changed: per table, how many rows are gone, and how many have other values in the columns that both have.
     values: per (table, column) that the second lacks, how many rows have a value in it that is no constant default.
+    numbers: per table with AUTOINCREMENT, how many numbers it gave and would not give again, and the second would.
     objects: what the schema of the first promises and that of the second does not; for tables and columns as well.
     unknown: tables that could not be compared, or not in time.
     """
@@ -40,11 +41,12 @@ class Difference:
     values: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
     objects: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    numbers: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def data(self) -> bool:
         """Whether rows or values differ, or may."""
-        return bool(self.rows or self.changed or self.values or self.unknown)
+        return bool(self.rows or self.changed or self.values or self.numbers or self.unknown)
 
     def also_in(self, other: Difference) -> Difference:
         """Return what this and another difference have in common, in rows and values: what is neither there nor got
@@ -54,6 +56,7 @@ class Difference:
             rows={name: min(n, other.rows[name]) for name, n in self.rows.items() if name in other.rows},
             changed={name: min(n, other.changed[name]) for name, n in self.changed.items() if name in other.changed},
             values={key: min(n, _of_column(other, *key)) for key, n in self.values.items() if _of_column(other, *key)},
+            numbers={name: min(n, other.numbers[name]) for name, n in self.numbers.items() if name in other.numbers},
         )
 
     def phrases(self) -> list[str]:
@@ -61,6 +64,10 @@ class Difference:
         found = [f"{count:,} rows of {table}" for table, count in sorted(self.rows.items())]
         found += [f"the values of {count:,} rows of {table}" for table, count in sorted(self.changed.items())]
         found += [f"{n:,} values of column {table}.{column}" for (table, column), n in sorted(self.values.items())]
+        found += [
+            f"{count:,} numbers of {table}, which would be given to new rows again"
+            for table, count in sorted(self.numbers.items())
+        ]
         found += self.objects
         return found + [f"{table} (it could not be compared, or not in time)" for table in self.unknown]
 
@@ -72,6 +79,7 @@ class Difference:
             *(f"values {table}.{column}" for table, column in self.values),
             *(f"object {name}" for name in self.objects),
             *(f"unknown {table}" for table in self.unknown),
+            *(f"numbers {table}" for table in self.numbers),
         }
 
     def only(self, kinds: set[str]) -> Difference:
@@ -82,6 +90,7 @@ class Difference:
             {key: count for key, count in self.values.items() if f"values {key[0]}.{key[1]}" in kinds},
             tuple(name for name in self.objects if f"object {name}" in kinds),
             tuple(name for name in self.unknown if f"unknown {name}" in kinds),
+            {name: count for name, count in self.numbers.items() if f"numbers {name}" in kinds},
         )
 
     def tables(self) -> dict[str, dict[str, int]]:
@@ -126,17 +135,40 @@ def compare(
         deadline = time.monotonic() + seconds
         connection.set_progress_handler(lambda: int(time.monotonic() > deadline), 10000)
         names = {name.lower(): name for name in table_names(connection, "target")}
+        numbers = _numbers(connection, {name: other for name, other in names.items() if name not in skipped})
+        numbered = found_by_number(connection)
         for table in table_names(connection):
             if table.lower() in skipped:
                 continue
             try:
-                counts = _Table(connection, table, names.get(table.lower(), ""), deadline).compare(strict=strict)
+                both = _Table(connection, table, names.get(table.lower(), ""), deadline)
+                if table.lower() in numbered:
+                    both.by_number()
+                counts = both.compare(strict=strict)
             except (sqlite3.OperationalError, TimeoutError):  # or it needs a collation that only the application has
                 unknown.append(table)
                 continue
             rows[table], changed[table] = counts[:2]
             values.update({(table, column): count for column, count in counts[2].items()})
-    return Difference(_some(rows), _some(changed), _some(values), objects, tuple(unknown))
+    return Difference(_some(rows), _some(changed), _some(values), objects, tuple(unknown), _some(numbers))
+
+
+def _numbers(connection: sqlite3.Connection, others: Mapping[str, str]) -> dict[str, int]:
+    """Return per table how many numbers AUTOINCREMENT gave and the target would give again; others: its tables."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'").fetchone():
+        return {}
+    counters: dict[str, int] = {}
+    if connection.execute("SELECT 1 FROM target.sqlite_master WHERE name = 'sqlite_sequence'").fetchone():
+        counters = dict(connection.execute("SELECT lower(name), seq FROM target.sqlite_sequence"))
+    found = {}
+    for table, given in connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall():
+        other = others.get(table.lower())
+        alias = row_key(connection, other, columns(connection, other, "target")[0], "target") if other else ""
+        if other and alias:
+            query = f"SELECT max({alias}) FROM target.{quoted(other)}"  # noqa: S608 - quoted
+            highest = connection.execute(query).fetchone()[0] or 0
+            found[table] = max(0, given - max(highest, counters.get(table.lower(), 0)))
+    return found
 
 
 def _some(counts: Mapping[Any, int]) -> dict[Any, int]:
@@ -153,11 +185,18 @@ class _Table:
         self.names, self.key = columns(connection, table)
         theirs, key = columns(connection, other, "target") if other else ([], [])
         there = {name.lower() for name in theirs}
-        self.other = other
+        self.table, self.other = table, other
         self.shared = [name for name in self.names if name.lower() in there]
         self.same_key = bool(self.key) and [one.lower() for one in self.key] == [one.lower() for one in key]
         self.gone = [name for name in self.names if name.lower() not in there]
         self.defaults = {row[1]: row[4] for row in connection.execute(f"PRAGMA main.table_info({quoted(table)})")}
+
+    def by_number(self) -> None:
+        """Tell rows apart by their numbers, because something else finds them by these."""
+        ours = row_key(self.connection, self.table, self.names)
+        theirs = row_key(self.connection, self.other, self.shared, "target") if self.other else ""
+        if ours and ours == theirs:
+            self.key, self.same_key = [ours], True
 
     def count(self, query: str) -> int:
         return int(self.connection.execute(f"SELECT count(*) FROM {query}").fetchone()[0])  # noqa: S608 - quoted names
@@ -213,4 +252,6 @@ def _unequal(column: str, *, strict: bool) -> str:
         return f"({differ} OR typeof(a.{column}) != typeof(b.{column}))"
     # As a text a number has 15 digits, of the 17 that it may take.
     text = f"CAST(a.{column} AS TEXT) COLLATE BINARY IS NOT CAST(b.{column} AS TEXT)"
-    return f"({differ} AND ({text} OR CAST(a.{column} AS REAL) IS NOT CAST(b.{column} AS REAL)))"
+    # No type of a column makes bytes of a text, or a text of bytes.
+    bytes_ = f"(typeof(a.{column}) = 'blob') != (typeof(b.{column}) = 'blob')"
+    return f"({differ} AND ({text} OR {bytes_} OR CAST(a.{column} AS REAL) IS NOT CAST(b.{column} AS REAL)))"

@@ -19,6 +19,8 @@ _WORD = re.compile(
     | [^\W\d][\w$]* | \d[\w.]* | [<>=!|]{2} | \S""",
     re.VERBOSE | re.DOTALL,
 )
+# A word of a constraint, and what the constraint is called.
+_KINDS = {"primary": "PRIMARY KEY", "key": "PRIMARY KEY", "unique": "UNIQUE", "null": "NOT NULL"}
 _TABLE_CONSTRAINTS = {"constraint", "primary", "unique", "check", "foreign"}
 # SQLite's rules, https://sqlite.org/datatype3.html#determination_of_column_affinity
 _AFFINITIES = (
@@ -89,6 +91,11 @@ def _expression(sql: str) -> str:
     return " ".join(_bare(_tokens(sql)))
 
 
+def _default(sql: str) -> str:
+    """Return a default as an expression; in it quoted is a text, because it may name no column."""
+    return sql if sql[:1] in {'"', "`", "["} else _expression(sql)
+
+
 def promises(connection: sqlite3.Connection, *, without: Iterable[str] = ()) -> dict[str, Any]:
     """Return what the schema of an open database promises: a phrase for people, e.g. "trigger audit" or "NOT NULL of
     orders.email", and a value that is equal where it means the same.
@@ -111,8 +118,22 @@ def promises(connection: sqlite3.Connection, *, without: Iterable[str] = ()) -> 
         elif sql:  # an index without a text belongs to a constraint, which the table's own PRAGMAs tell
             where = f" on {table}" if kind in {"index", "trigger"} else ""
             found[f"{kind if kind != 'table' else 'virtual table'} {name}{where}"] = _definition(sql)
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    return {**found, f"user_version {version}": True} if version else found
+    for mark in ("user_version", "application_id"):
+        if number := connection.execute(f"PRAGMA {mark}").fetchone()[0]:
+            found[f"{mark} {number}"] = True
+    return found
+
+
+def found_by_number(connection: sqlite3.Connection) -> set[str]:
+    """Return the tables, in lower case, whose rows a full text index finds by their numbers (FTS: content=TABLE)."""
+    rows = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND rootpage = 0").fetchall()
+    found = set()
+    for (sql,) in rows:
+        words = _tokens(sql or "")
+        for name, sign, value in zip(words, words[1:], words[2:]):
+            if (name, sign) == ("content", "="):
+                found.add(value.strip("'").lower())
+    return found
 
 
 def lacking(held: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
@@ -163,6 +184,7 @@ def _of_table(connection: sqlite3.Connection, table: str, sql: str) -> dict[str,
         column = part[0] if part and (part[0].quoted or part[0] not in _TABLE_CONSTRAINTS) else ""
         said = _said(part)
         found.update({f"CHECK ({check}) of {table}": True for check in said.pop("checks")})
+        found.update({f"{rule} of {table} ({', '.join(on)})": True for rule, on in said.pop("rules")})
         if said.pop("autoincrement"):
             found[f"AUTOINCREMENT of {table}"] = True
         written[column] = said
@@ -170,13 +192,17 @@ def _of_table(connection: sqlite3.Connection, table: str, sql: str) -> dict[str,
     key = [row[1] for row in sorted((row for row in info if row[5]), key=lambda row: row[5])]
     for _, name, kind, not_null, default, _, hidden in info:
         said = written.get(name.lower(), {})
-        value = (_affinity(kind), None if default is None else _expression(default))
+        value = (_affinity(kind), None if default is None else _default(default))
         found[f"column {table}.{name}"] = [*value, said.get("collate", "binary"), said.get("generated", ""), hidden]
         # An INTEGER PRIMARY KEY is the row number, which is never NULL; any other key may be.
         if not_null and (key != [name] or kind.upper() != "INTEGER"):
             found[f"NOT NULL of {table}.{name}"] = True
     if key:
         found[f"primary key {table} ({', '.join(key).lower()})"] = True
+        # A key that is not the row number has an index.
+        indexes = connection.execute(f"PRAGMA index_list({_quoted(table)})").fetchall()
+        if len(key) == 1 and not any(row[3] == "pk" for row in indexes):
+            found[f"numbers for new rows in {table}.{key[0]} (INTEGER PRIMARY KEY)"] = True
     found.update(_unique(connection, table))
     found.update(_foreign_keys(connection, table))
     return found
@@ -184,8 +210,9 @@ def _of_table(connection: sqlite3.Connection, table: str, sql: str) -> dict[str,
 
 def _said(part: list[_Token]) -> dict[str, Any]:
     """Return what a column or a constraint says that no PRAGMA tells."""
-    said: dict[str, Any] = {"checks": [], "autoincrement": False}
-    at = 0
+    said: dict[str, Any] = {"checks": [], "autoincrement": False, "rules": []}
+    at, kind = 0, ""
+    listed = part[:1] if part and (part[0].quoted or part[0] not in _TABLE_CONSTRAINTS) else []
     while at < len(part):
         word, following = part[at], part[at + 1] if at + 1 < len(part) else ""
         end = _closing(part, at + 1) if following == "(" else at
@@ -201,8 +228,24 @@ def _said(part: list[_Token]) -> dict[str, Any]:
             said["collate"] = str(following)
         elif word == "autoincrement":
             said["autoincrement"] = True
+        elif word in _KINDS:
+            kind = _KINDS[word]
+            if following == "(" and word in {"unique", "key"}:
+                listed = [one[0] for one in _parts(part[at + 2 : end])]
+                at = end
+        elif rule := _rule(part, at, kind):
+            said["rules"].append((rule, listed))
         at += 1
     return said
+
+
+def _rule(part: list[_Token], at: int, kind: str) -> str:
+    """Return what begins at a place of a constraint of this kind, if it is how or when it acts; else nothing."""
+    words = part[at : at + 3]
+    if words[:2] == ["on", "conflict"] and words[2] != "abort":  # which is what happens without
+        return f"{kind} ON CONFLICT {words[2].upper()}"
+    deferred = words == ["deferrable", "initially", "deferred"] and (at == 0 or part[at - 1] != "not")
+    return "DEFERRABLE INITIALLY DEFERRED" if deferred else ""
 
 
 def _affinity(kind: str) -> str:

@@ -114,6 +114,43 @@ def test_a_column_that_changed_its_type_keeps_what_is_in_it(tmp_path: Path) -> N
     assert difference(tmp_path, first, second).changed == {"t": 1}
 
 
+def test_text_that_became_bytes_is_a_change_whatever_the_columns_type(tmp_path: Path) -> None:
+    table = "CREATE TABLE t (id INTEGER PRIMARY KEY, v)"
+    first, second = (table, "INSERT INTO t VALUES (1, 'ab')"), (table, "INSERT INTO t VALUES (1, x'6162')")
+    assert difference(tmp_path, first, second, strict=False).changed == {"t": 1}
+
+
+COUNTED = ("CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, v)", "INSERT INTO t VALUES (9, 1), (50, 1)")
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        ("CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, v)", "INSERT INTO t VALUES (9, 1)"),
+        ("CREATE TABLE t (id INTEGER PRIMARY KEY, v)", "INSERT INTO t VALUES (9, 1)"),
+    ],
+)
+def test_numbers_of_deleted_rows_that_would_be_given_again_are_counted(tmp_path: Path, second: tuple[str, ...]) -> None:
+    """Writing a table anew, as batch mode does, forgets the highest number that AUTOINCREMENT gave."""
+    found = difference(tmp_path, (*COUNTED, "DELETE FROM t WHERE id = 50"), second)
+    assert found.numbers == {"t": 41}
+    assert found.data
+    assert found.phrases()[0] == "41 numbers of t, which would be given to new rows again"
+    assert found.only(found.kinds()) == found
+
+
+def test_numbers_are_not_asked_of_a_table_that_is_gone_or_counts_on(tmp_path: Path) -> None:
+    assert difference(tmp_path, COUNTED, (*COUNTED, "DELETE FROM t")).numbers == {}
+    assert compare(str(tmp_path / "a.db"), make(tmp_path / "c.db", ACCOUNT)).numbers == {}
+
+
+def test_row_numbers_by_which_a_full_text_index_finds_its_rows_count(tmp_path: Path) -> None:
+    """Without a key of its own a table may be numbered anew; the index would then answer with other rows."""
+    index = ("CREATE TABLE doc (body TEXT)", "CREATE VIRTUAL TABLE search USING fts5(body, content='doc')")
+    rows = (*index, "INSERT INTO doc (rowid, body) VALUES (5, 'apple'), (9, 'pear')")
+    assert difference(tmp_path, rows, (*rows, "UPDATE doc SET rowid = rowid - 4")).rows == {"doc": 1}
+
+
 @pytest.mark.parametrize("value", ["'1700000000.12346'", "1700000000.12346"])
 def test_a_number_that_lost_its_last_digits_on_the_way_is_a_change(tmp_path: Path, value: str) -> None:
     table = "CREATE TABLE t (id INTEGER PRIMARY KEY, at)"
@@ -150,6 +187,34 @@ def test_a_number_that_lost_its_last_digits_on_the_way_is_a_change(tmp_path: Pat
             "CREATE TABLE t (a REFERENCES p (id))",
             "foreign key t (a) -> p (id) ON DELETE CASCADE",
         ),
+        (
+            "CREATE TABLE t (a UNIQUE ON CONFLICT REPLACE)",
+            "CREATE TABLE t (a, UNIQUE (a))",
+            "UNIQUE ON CONFLICT REPLACE of t (a)",
+        ),
+        (
+            "CREATE TABLE t (a, b, PRIMARY KEY (a, b) ON CONFLICT IGNORE)",
+            "CREATE TABLE t (a, b, PRIMARY KEY (a, b))",
+            "PRIMARY KEY ON CONFLICT IGNORE of t (a, b)",
+        ),
+        (
+            "CREATE TABLE t (a NOT NULL ON CONFLICT REPLACE DEFAULT 1)",
+            "CREATE TABLE t (a NOT NULL DEFAULT 1)",
+            "NOT NULL ON CONFLICT REPLACE of t (a)",
+        ),
+        (
+            "CREATE TABLE t (a REFERENCES p (id) DEFERRABLE INITIALLY DEFERRED)",
+            "CREATE TABLE t (a REFERENCES p (id) NOT DEFERRABLE INITIALLY DEFERRED)",
+            "DEFERRABLE INITIALLY DEFERRED of t (a)",
+        ),
+        # Only INTEGER PRIMARY KEY gives numbers to new rows; with BIGINT they get NULL.
+        (
+            "CREATE TABLE t (id INTEGER PRIMARY KEY)",
+            "CREATE TABLE t (id BIGINT PRIMARY KEY)",
+            "numbers for new rows in t.id (INTEGER PRIMARY KEY)",
+        ),
+        ('CREATE TABLE t (a DEFAULT "Yes")', 'CREATE TABLE t (a DEFAULT "yes")', "column t.a (it reads otherwise)"),
+        ("PRAGMA application_id=7", "PRAGMA application_id=8", "application_id 7"),
         ("CREATE VIEW v AS SELECT 1", "CREATE TABLE t (a)", "view v"),
         ("CREATE VIEW v AS SELECT 1", "CREATE VIEW v AS SELECT 2", "view v (it reads otherwise)"),
     ],
