@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rollbackctl._project import plan_text
+
 from . import text
 
 
@@ -101,6 +103,21 @@ class Component:
     def changes(self) -> bool:
         """True when live and target differ."""
         return self.live != self.target
+
+    @property
+    def goal(self) -> str:
+        """Where the run took it: to the target, unless it was left as it is."""
+        return plan_text.action_words(self.action) if self.kept else self.target
+
+    @property
+    def reading(self) -> str:
+        """What was read back, or that nothing was; empty for what was left as it is."""
+        return self.read_back or ("" if self.kept else "not read")
+
+    @property
+    def kept(self) -> bool:
+        """True when the run left it as it is, although the target is another."""
+        return self.action == "keep"
 
 
 @dataclass(frozen=True)

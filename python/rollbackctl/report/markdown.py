@@ -116,8 +116,9 @@ def _service(service: Service) -> Iterable[str]:
 
 
 def _component(component: Component) -> tuple[str, ...]:
-    read = code(component.read_back) or "not read"
-    return escape(component.name), escape(component.layer), code(component.live), code(component.target), read
+    goal = escape(component.goal) if component.kept else code(component.goal)
+    read = code(component.read_back) or component.reading
+    return escape(component.name), escape(component.layer), code(component.live), goal, read
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -98,8 +98,8 @@ def _service(service: Service) -> Iterator[RenderableType]:
         for head in ("component", "was", "target", "read back"):
             table.add_column(head, header_style="dim", overflow="fold")
         for item in service.components:
-            read = Text(item.read_back or "not read", "" if item.read_back else "dim")
-            table.add_row(Text(item.name), Text(item.live), Text(item.target), read)
+            read = Text(item.reading, "" if item.read_back else "dim")
+            table.add_row(Text(item.name), Text(item.live), Text(item.goal), read)
         yield table
     for check in service.checks:
         seen = Text(f" {check.name} ({check.view}, {text.duration(check.seconds)}): {check.text}")

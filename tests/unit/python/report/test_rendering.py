@@ -76,6 +76,18 @@ def test_every_form_says_what_matters(name: str) -> None:
         assert fact in shown, fact
 
 
+@pytest.mark.parametrize("name", RENDERERS)
+def test_a_component_that_was_kept_has_no_target_and_is_not_waited_for(name: str) -> None:
+    kept = samples.entry("shop-db", "restore_sqlite", "data", "18 rows", "backup of 09:12") | {"action": "keep"}
+    shown = RENDERERS[name](
+        parse(samples.record(services={"shop": samples.service(plan={"entries": [kept]}, steps=[])}))
+    )
+    assert "18 rows" in shown
+    assert "kept as it is" in shown
+    assert "backup of 09:12" not in shown
+    assert "not read" not in shown
+
+
 @pytest.mark.parametrize("name", ["html", "markdown"])
 def test_what_is_kept_says_who_why_and_when(name: str) -> None:
     shown = RENDERERS[name](parse(samples.record()))
