@@ -85,13 +85,8 @@ rollbackctl:
       elements: dict
 """
 
-import json
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rollbackctl.check_context import context_of
-from ansible.module_utils.rollbackctl.check_profile import give_secrets, load_checks
-from ansible.module_utils.rollbackctl.checks import judge, run_checks
-from ansible.module_utils.rollbackctl.errors import RollbackError
+from ansible.module_utils.rollbackctl.calls import answer
 
 
 def main() -> None:
@@ -108,26 +103,7 @@ def main() -> None:
         supports_check_mode=True,
         no_log=True,  # the parameters, which may hold secrets, would go to the host's syslog
     )
-    params = module.params
-    try:
-        documents = params["checks"]
-        if params["secrets"]:
-            documents = give_secrets(documents, json.loads(params["secrets"]))
-        checks = load_checks(documents)
-        context = context_of(params["run"], check_mode=module.check_mode)
-    except RollbackError as exc:
-        module.fail_json(msg=exc.message, next_step=exc.next_step)
-    results = run_checks(checks, params["deadline"], context)
-    verdict = judge(results, allow_unverified=params["allow_unverified"] or module.check_mode)
-    module.exit_json(
-        changed=False,
-        failed=verdict.failed,
-        msg=verdict.text,
-        rollbackctl={
-            "phase": params["phase"],
-            "checks": [{"phase": params["phase"], **result.to_dict()} for result in results],
-        },
-    )
+    module.exit_json(**answer("rollback_checks", module.params, check_mode=module.check_mode))
 
 
 if __name__ == "__main__":

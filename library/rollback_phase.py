@@ -53,7 +53,8 @@ next_step:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rollbackctl.phases import PHASE_ARGUMENTS, run_phase
+from ansible.module_utils.rollbackctl.calls import answer
+from ansible.module_utils.rollbackctl.phases import PHASE_ARGUMENTS
 
 
 def main() -> None:
@@ -63,7 +64,7 @@ def main() -> None:
         supports_check_mode=True,
         no_log=True,  # the parameters, which may hold secrets, would go to the host's syslog
     )
-    module.exit_json(**run_phase(module.params, check_mode=module.check_mode))
+    module.exit_json(**answer("rollback_phase", module.params, check_mode=module.check_mode))
 
 
 if __name__ == "__main__":

@@ -82,8 +82,8 @@ rollbackctl:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.rollbackctl.errors import RollbackError
-from ansible.module_utils.rollbackctl.runs import RUN_ARGUMENTS, operate
+from ansible.module_utils.rollbackctl.calls import answer
+from ansible.module_utils.rollbackctl.runs import RUN_ARGUMENTS
 
 
 def main() -> None:
@@ -93,11 +93,7 @@ def main() -> None:
         supports_check_mode=True,
         no_log=True,  # the parameters, which may hold secrets, would go to the host's syslog
     )
-    try:
-        facts = operate(module.params)
-    except RollbackError as error:
-        module.fail_json(msg=error.message, next_step=error.next_step)
-    module.exit_json(changed=False, rollbackctl=facts)
+    module.exit_json(**answer("rollback_run", module.params, check_mode=module.check_mode))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ try:  # An import error here would end the playbook without its rescue and alway
     from ansible.module_utils.rollbackctl.check_profile import take_secrets
     from ansible.module_utils.rollbackctl.checks import judge, run_checks
     from ansible.module_utils.rollbackctl.errors import Refused, RollbackError
+    from ansible.module_utils.rollbackctl.host_call import call_on_host
     from ansible.module_utils.rollbackctl.names import printable
     from ansible.module_utils.rollbackctl.worker import die_with_the_controller
 
@@ -160,17 +161,16 @@ class ActionModule(ActionBase):
         """
         public, secrets = take_secrets(documents)
         run = plain(task_vars.get("ansible_facts", {}).get(RUN_FACT)) or {}
-        answer = self._execute_module(
-            module_name="rollback_checks",
-            module_args={
-                "phase": arguments["phase"],
-                "checks": public,
-                "secrets": json.dumps(secrets),
-                "deadline": arguments["deadline"],
-                "run": {key: run[key] for key in ("id", "state") if key in run},
-                "allow_unverified": True,  # decided here, for both views together
-            },
-            task_vars=task_vars,
+        asked = {
+            "phase": arguments["phase"],
+            "checks": public,
+            "secrets": json.dumps(secrets),
+            "deadline": arguments["deadline"],
+            "run": {key: run[key] for key in ("id", "state") if key in run},
+            "allow_unverified": True,  # decided here, for both views together
+        }
+        answer = call_on_host(self, task_vars, "rollback_checks", asked) or self._execute_module(
+            module_name="rollback_checks", module_args=asked, task_vars=task_vars
         )
         try:
             reported = answer["rollbackctl"]["checks"]

@@ -18,12 +18,11 @@ from typing import Any
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
+from .calls import answer
 from .component import Driver
 from .controller import plain, role_options, validate
-from .errors import RollbackError
-from .phases import run_phase
+from .host_call import call_on_host
 from .registry import DRIVERS
-from .runs import RUN_ARGUMENTS, operate
 from .worker import die_with_the_controller
 
 try:
@@ -122,21 +121,18 @@ class RollbackAction(ActionBase):  # type: ignore[misc] # ansible-core ships no 
         cluster may outlive the one who holds the lease (engine workers are sessions of their own, so a signal to the
         controller's group does not reach them)."""
         die_with_the_controller()
-        if module == "rollback_phase":
-            return run_phase(arguments, check_mode=bool(self._task.check_mode))
-        defaults = {name: option.get("default") for name, option in RUN_ARGUMENTS.items()}
-        try:
-            return {"changed": False, "rollbackctl": operate({**defaults, **arguments})}
-        except RollbackError as error:
-            return {"failed": True, "msg": error.message, "next_step": error.next_step}
+        return answer(module, arguments, check_mode=bool(self._task.check_mode))
 
     def _module_on_host(self, module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Run one of our modules on the host.
+        """Run one of our modules on the host, by its code that lies there where that can be.
 
         A host that cannot be reached is a failure like any other: Ansible gives an unreachable one neither rescue nor
         always.
         """
         try:
+            called = call_on_host(self, self.task_vars, module, arguments)
+            if called is not None:
+                return called
             result = self._execute_module(
                 module_name=module, module_args=dict(arguments), task_vars=self.task_vars, wrap_async=False
             )

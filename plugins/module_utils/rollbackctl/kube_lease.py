@@ -246,7 +246,7 @@ class LeaseStore(Store):
     def _hold(self, lease: Lease, began: float) -> None:
         """Remember until when this process may rely on the lease that it began to write at a time."""
         self._token = lease.token
-        self._good_until = began + lease.seconds - min(MARGIN_SECONDS, lease.seconds / 4)
+        self._good_until = began + lease.seconds - min(MARGIN_SECONDS, lease.seconds / 2)
 
     def release(self, run: str, token: int) -> None:
         """Give the lease back; nothing happens when it is no longer ours."""

@@ -22,7 +22,6 @@ from .names import is_name
 from .service_managers import Command, Systemd
 from .service_pm2 import Daemon, Pm2
 from .service_reading import DOWN, FAILED, RUNNING, STOPPED, Manager, Reading, alive, family, started_at
-from .service_supervisor import Address, Supervisor, read_address
 
 MARK, FENCE = "restart.json", "fence.json"
 # In a mark: the start counts for every target.
@@ -317,6 +316,8 @@ def manager_of(options: Mapping[str, Any]) -> Manager:
     if kind == "command":
         argv = {key: [str(word) for word in options[key]] for key in _NEEDS["command"]}
         return Command(argv, Path(options["pid_file"]) if options.get("pid_file") else None, timeout)
+    from .service_supervisor import Address, Supervisor, read_address  # noqa: PLC0415 - XML-RPC is long in loading
+
     if options.get("server_url"):
         return Supervisor(Address(str(options["server_url"])), program)
     if options.get("configuration"):

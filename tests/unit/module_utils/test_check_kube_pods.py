@@ -86,7 +86,8 @@ def test_stuck_pods_are_named_with_their_reason_and_how_they_ended(service: Kube
         lambda: text if "unready" in (text := state("deaf")) else None
     )
     # Enough others that are ready do not make up for a stuck one.
-    stuck = one(service, kind="pods", selector="app in (crash,image)", ready=0)
+    service.make("deployment/well", env={"DRAIN_MS": "0"})
+    stuck = one(service, kind="pods", selector="app in (well,crash,image)", ready=1)
     assert not stuck.ok
     assert "; and 1 more" in stuck.text
     # A broken image is no reason to wait for longer than asked.
