@@ -142,7 +142,15 @@ class EnvFileDriver(Driver):
         if not self.variables:
             return content
         text = parse(content)
-        return canonical([[name, [one.decode("latin-1") for one in text.bodies(name)]] for name in self.variables])
+        return canonical(
+            [
+                [
+                    name,
+                    *([one.decode("latin-1") for one in found] for found in (text.bodies(name), text.disputed(name))),
+                ]
+                for name in self.variables
+            ]
+        )
 
     def _identity(self, content: bytes) -> dict[str, str]:
         return {"content": fingerprint(self.path, self._chosen(content))}
@@ -193,6 +201,12 @@ class EnvFileDriver(Driver):
             missing = [name for name in self.variables if not present.bodies(name) and not wanted.bodies(name)]
             if missing:
                 problems.append(f"{_listed(missing)} is set neither now nor in the target. Misspelt?")
+            problems += [
+                f"another line may set {name} too: readers of such files disagree about it. Remove that line, or "
+                "restore the whole file."
+                for name in self.variables
+                if present.disputed(name) != wanted.disputed(name)
+            ]
             problems += [
                 f"{which}: {fault}; single variables cannot be told apart in it. Restore the whole file."
                 for which, text in (("the file", present), ("the target", wanted))

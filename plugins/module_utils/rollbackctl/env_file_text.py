@@ -43,13 +43,17 @@ class EnvText:
         return list(dict.fromkeys(part.name for part in self.parts if part.name))
 
     def bodies(self, name: str) -> list[bytes]:
-        """Return all assignments of a variable as they are written: one, none, or several."""
-        return [part.body for part in self.parts if part.name == name]
+        """Return all assignments of a variable as they are written: one, none, or several. A carriage return at the end
+        is part of it: the shell takes it into the value."""
+        return [part.body + part.end[:-1] for part in self.parts if part.name == name]
 
-    def newline(self) -> bytes:
-        """Return the line end that this file uses most."""
-        windows = sum(part.end == b"\r\n" for part in self.parts)
-        return b"\r\n" if 2 * windows > len(self.parts) else b"\n"
+    def disputed(self, name: str) -> list[bytes]:
+        """Return what else may set or unset a variable: lines of which some reader, the shell for one, makes more than
+        one assignment, and a line before its own that goes on in it."""
+        sets = re.compile(rb"(?:^|[\s;&|])(?:%b\s*(?:\+?=|:)|unset\s[^;&|]*\b%b\b)" % (2 * (re.escape(name.encode()),)))
+        others = [part.body for part in self.parts if part.name != name and sets.search(_loose(part.body))]
+        into = [one.body for one, two in zip(self.parts, self.parts[1:]) if two.name == name and _goes_on(one)]
+        return others + [body for body in into if body not in others]
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,16 @@ class Difference:
     changed: tuple[str, ...]
     added: tuple[str, ...]
     removed: tuple[str, ...]
+
+
+def _loose(body: bytes) -> bytes:
+    """Return what is in a line besides texts in quotes and comments."""
+    bare = re.sub(rb"\"(?:\\.|[^\"\\])*\"|'[^']*'", b"''", body, flags=re.DOTALL)
+    return re.sub(rb"(?:^|(?<=\s))#[^\n]*", b"", bare)
+
+
+def _goes_on(part: Part) -> bool:
+    return not part.body.lstrip().startswith(b"#") and part.body.endswith(b"\\") and not part.body.endswith(b"\\\\")
 
 
 def is_variable(name: str) -> bool:
@@ -124,9 +138,9 @@ def differences(live: EnvText, target: EnvText, names: Iterable[str] | None = No
     removed: list[str] = []
     for name in considered:
         before, after = live.bodies(name), target.bodies(name)
-        if before == after:
+        if before == after and live.disputed(name) == target.disputed(name):
             continue
-        (changed if before and after else added if after else removed).append(name)
+        (changed if (before and after) or before == after else added if after else removed).append(name)
     return Difference(tuple(changed), tuple(added), tuple(removed))
 
 
@@ -136,7 +150,6 @@ def with_variables(live: EnvText, target: EnvText, names: Iterable[str]) -> byte
     A changed variable stays in its place, one that the target lacks goes, one that live lacks comes to the end.
     """
     different = {name for name in names if live.bodies(name) != target.bodies(name)}
-    newline = live.newline()
     written: set[str] = set()
     out: list[bytes] = []
     for part in live.parts:
@@ -145,11 +158,12 @@ def with_variables(live: EnvText, target: EnvText, names: Iterable[str]) -> byte
         elif part.name not in written:
             written.add(part.name)
             bodies = target.bodies(part.name)
-            out.append(newline.join(bodies) + part.end if bodies else b"")
+            last = b"\n" if part.end or (bodies and bodies[-1].endswith(b"\r")) else b""
+            out.append(b"\n".join(bodies) + last if bodies else b"")
     for name in names:
         if name in different - written:
             written.add(name)
             text = b"".join(out)
-            out = [text, newline if text and not text.endswith(b"\n") else b""]
-            out += [body + newline for body in target.bodies(name)]
+            out = [text, b"\n" if text and not text.endswith(b"\n") else b""]
+            out += [body + b"\n" for body in target.bodies(name)]
     return b"".join(out)

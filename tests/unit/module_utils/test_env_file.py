@@ -278,6 +278,15 @@ def test_single_variables_are_not_picked_from_a_file_with_an_open_quote(single: 
     assert site_problems(single, variables=[]) == ""
 
 
+def test_a_variable_that_another_line_sets_too_is_neither_there_already_nor_put_back(single: Site) -> None:
+    """Its own line is as it was, and the shell gives it another value."""
+    single.path.write_text(GOOD + "OTHER=1; STRIPE_SECRET_KEY=5\n")
+    live, target = single.driver().live(exact=True), single.driver().resolve(single.good)
+    assert live.identity != target.identity
+    problems = single.driver().check(live, target).problems
+    assert "another line may set STRIPE_SECRET_KEY too" in " ".join(problems)
+
+
 def test_a_mounted_file_is_refused() -> None:
     path = next(line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if "/proc" in line)
     driver = EnvFileDriver({"name": "x", "path": path}, Place())

@@ -71,8 +71,8 @@ def test_any_bytes_are_kept() -> None:
 def test_names_and_faults_of_a_rich_file() -> None:
     text = parse(RICH)
     assert text.names() == ["A", "B", "KEY", "URL", "EMPTY", "dotted.name-x"]
-    assert text.bodies("A") == [b"A=1", b"A=again"]
-    assert text.bodies("KEY")[0].endswith(b'-----END-----"')
+    assert text.bodies("A") == [b"A=1\r", b"A=again"]
+    assert text.bodies("KEY")[0].endswith(b'-----END-----"\r')
     assert text.faults == ("line 12 is neither NAME=value nor a comment",)
 
 
@@ -97,9 +97,40 @@ def test_only_the_chosen_lines_change() -> None:
     )
 
 
-def test_line_ends_of_the_live_file_are_kept() -> None:
-    live = b"A=1\r\nB=2\r\nC=3"
-    assert with_variables(parse(live), parse(b"B=new\nD=4\n"), ["B", "D"]) == b"A=1\r\nB=new\r\nC=3\r\nD=4\r\n"
+def test_a_line_end_of_its_own_is_part_of_what_a_variable_is() -> None:
+    """`. ./.env` makes a carriage return the last character of the value."""
+    live, target = parse(b"A=1\r\nB=2\r\nC=3"), parse(b"A=1\nB=new\nD=4\n")
+    assert differences(live, target, ["A"]).changed == ("A",)
+    assert with_variables(live, target, ["B", "D"]) == b"A=1\r\nB=new\nC=3\nD=4\n"
+    assert with_variables(target, live, ["A", "C"]) == b"A=1\r\nB=new\nD=4\nC=3\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "B=1; A=5",
+        "B=1 A=5",
+        "export B=1 A=5",
+        "A+=2",
+        "A: 5",
+        "unset A",
+        "unset B A",
+        "B='1' A=5 # why",
+        "C=1\\\nA=1",
+    ],
+)
+def test_a_line_that_may_set_a_variable_besides_its_own_is_part_of_it(line: str) -> None:
+    """The shell and other readers disagree about these; nobody here can tell what the value is."""
+    live, target = parse(f"A=1\n{line}\n".encode()), parse(b"A=1\n")
+    assert live.disputed("A")
+    assert differences(live, target, ["A"]).changed == ("A",)
+
+
+@pytest.mark.parametrize(
+    "line", ["B=$A", "B=${A}", "# A=5", "B='x; A=5'", 'B="A=5"', "BA=5", "A_B=1", "B=1 # A=5", "URL=x?A=5"]
+)
+def test_a_line_that_only_names_a_variable_is_none_of_it(line: str) -> None:
+    assert not parse(f"A=1\n{line}\n".encode()).disputed("A")
 
 
 def test_a_variable_that_is_equal_is_not_touched() -> None:
