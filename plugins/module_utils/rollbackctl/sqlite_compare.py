@@ -10,19 +10,16 @@ import contextlib
 import dataclasses
 import hashlib
 import marshal
-import re
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .sqlite_content import address, columns, connect, quoted, row_key, table_names
+from .sqlite_content import address, columns, connect, quoted, row_key, somebody_wrote, table_names
 from .sqlite_schema import found_by_number, lacking, promises
 
 SECONDS = 60.0
-# A default that always gives the same value: what a row has only because of it, nobody wrote.
-_CONSTANT = re.compile(r"\(*\s*(?:[-+]?[\d.]+|'(?:[^']|'')*'|TRUE|FALSE)\s*\)*", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +186,6 @@ class _Table:
         self.shared = [name for name in self.names if name.lower() in there]
         self.same_key = bool(self.key) and [one.lower() for one in self.key] == [one.lower() for one in key]
         self.gone = [name for name in self.names if name.lower() not in there]
-        self.defaults = {row[1]: row[4] for row in connection.execute(f"PRAGMA main.table_info({quoted(table)})")}
 
     def by_number(self) -> None:
         """Tell rows apart by their numbers, because something else finds them by these."""
@@ -219,11 +215,7 @@ class _Table:
         return any(self.count(f"{table} WHERE {null} LIMIT 1") for table in (self.ours, self.theirs))
 
     def _values(self, column: str) -> int:
-        default = self.defaults[column]
-        written = f"{quoted(column)} IS NOT NULL"
-        if default is not None and _CONSTANT.fullmatch(default):
-            written += f" AND {quoted(column)} IS NOT ({default})"
-        return self.count(f"{self.ours} WHERE {written}")
+        return self.count(f"{self.ours} WHERE {somebody_wrote(self.connection, self.table, column)}")
 
     def _as_a_bag(self) -> int:
         """Count rows without a key of their own by all that both sides have of them: row numbers are given anew when a

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import marshal
 import os
+import re
 import shutil
 import sqlite3
 import stat
@@ -22,10 +23,13 @@ from .errors import Refused
 from .safe_path import worker
 from .sqlite_file import MAGIC, holders
 from .sqlite_health import trust_nobody
+from .sqlite_schema import found_by_number
 
 T = TypeVar("T")
 QUIET_TRIES = 5
 
+# A default that always gives the same value: what a row has only because of it, nobody wrote.
+_CONSTANT = re.compile(r"\(*\s*(?:[-+]?[\d.]+|'(?:[^']|'')*'|TRUE|FALSE)\s*\)*", re.IGNORECASE)
 # Statistics that ANALYZE and PRAGMA optimize renew at any time; they are no content.
 _STATISTICS = "sqlite_stat"
 
@@ -182,6 +186,19 @@ def columns(connection: sqlite3.Connection, table: str, schema: str = "main") ->
     return [row[1] for row in rows], [name for _, name in keyed]
 
 
+def somebody_wrote(connection: sqlite3.Connection, table: str, column: str, alias: str = "") -> str:
+    """Return the condition that somebody wrote a value into a column: one that is not just its constant default.
+
+    :param alias: the table's in the query, with a dot.
+    """
+    rows = connection.execute(f"PRAGMA main.table_info({quoted(table)})")
+    default = next(row[4] for row in rows if row[1] == column)
+    written = f"{alias}{quoted(column)} IS NOT NULL"
+    if default is not None and _CONSTANT.fullmatch(default):
+        written += f" AND {alias}{quoted(column)} IS NOT ({default})"
+    return written
+
+
 def row_key(connection: sqlite3.Connection, table: str, names: list[str], schema: str = "main") -> str:
     """Return the name under which the table's rowid can be reached, or an empty string for WITHOUT ROWID tables."""
     taken = {name.lower() for name in names}
@@ -202,7 +219,10 @@ def read_content(connection: sqlite3.Connection, *, exact: bool) -> Content:
     exact: read every row. Without, tables and content stay empty.
     """
     names = table_names(connection)
-    tables = {name: table_digest(connection, name) for name in names} if exact else {}
+    numbered = found_by_number(connection)
+    tables = (
+        {name: table_digest(connection, name, numbered=name.lower() in numbered) for name in names} if exact else {}
+    )
     revision = ""
     if "alembic_version" in names:
         revision = ",".join(
@@ -213,21 +233,23 @@ def read_content(connection: sqlite3.Connection, *, exact: bool) -> Content:
 
 
 def schema_digest(connection: sqlite3.Connection) -> str:
-    """Return the sha256 of all definitions (blanks folded) and of the application's own version number."""
+    """Return the sha256 of all definitions and of the application's own numbers."""
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name").fetchall()
-    kept = [[*row[:3], " ".join((row[3] or "").split())] for row in rows if not row[1].startswith(_STATISTICS)]
-    return digest([kept, connection.execute("PRAGMA user_version").fetchone()[0]])
+    kept = [list(row) for row in rows if not row[1].startswith(_STATISTICS)]
+    marks = [connection.execute(f"PRAGMA {mark}").fetchone()[0] for mark in ("user_version", "application_id")]
+    return digest([kept, *marks])
 
 
-def table_digest(connection: sqlite3.Connection, table: str) -> dict[str, Any]:
-    """Return {"rows": number, "digest": sha256 over all rows in key order}.
+def table_digest(connection: sqlite3.Connection, table: str, *, numbered: bool = False) -> dict[str, Any]:
+    """Return {"rows": number, "digest": sha256 over all rows in key order}. numbered: row numbers count too.
 
     Rows are hashed as Python values in marshal's format 2, which is fixed, exact for every SQLite type and three
     times as fast as SQL's quote(), which also stops at NUL characters.
     """
     names, key = columns(connection, table)
     order = row_key(connection, table, names) or ", ".join(quoted(name) for name in key)
-    listed = ", ".join(quoted(name) for name in names)
+    number = row_key(connection, table, names) if numbered else ""
+    listed = ", ".join([*([number] if number else []), *(quoted(name) for name in names)])
     query = f"SELECT {listed} FROM {quoted(table)}{' ORDER BY ' + order if order else ''}"  # noqa: S608 - quoted
     try:
         return _hash_rows(connection.execute(query))
@@ -313,20 +335,21 @@ def _compare(connection: sqlite3.Connection, table: str, *, live: bool, target: 
     ours, our_key = columns(connection, table)
     theirs, their_key = columns(connection, table, "target")
     key = [quoted(column) for column in our_key]
-    if not key or our_key != their_key:
+    if not key or our_key != their_key or _key_is_null(connection, name, key):
         alias = row_key(connection, table, ours + theirs)
         if not alias:
             return {"only_live": count(f"main.{name}"), "only_target": count(f"target.{name}"), "differ": 0}
         key = [alias]
     joined = " AND ".join(f"a.{column} IS b.{column}" for column in key)
-    shared = [quoted(column) for column in ours if column in theirs and column not in our_key]
-    unequal = " OR ".join(
-        f"(a.{column} COLLATE BINARY IS NOT b.{column} OR typeof(a.{column}) != typeof(b.{column}))"
-        for column in shared
-    )
+    shared = [quoted(column) for column in ours if column in theirs]
+    parts = [
+        f"a.{column} COLLATE BINARY IS NOT b.{column} OR typeof(a.{column}) != typeof(b.{column})" for column in shared
+    ]
+    parts += [somebody_wrote(connection, table, column, "a.") for column in ours if column not in theirs]
+    unequal = " OR ".join(f"({part})" for part in parts)
     if _numbered(connection, table, key):
         # One pass instead of three. Where each row has met one other at most, what is left over follows from the sums.
-        alike = f"sum(b.{key[0]} IS NOT NULL AND ({unequal}))" if shared else "0"
+        alike = f"sum(b.{key[0]} IS NOT NULL AND ({unequal}))"
         rows, met, differ = connection.execute(
             f"SELECT count(*), count(b.{key[0]}), {alike} FROM main.{name} a LEFT JOIN target.{name} b ON {joined}"  # noqa: S608 - quoted
         ).fetchone()
@@ -335,8 +358,15 @@ def _compare(connection: sqlite3.Connection, table: str, *, live: bool, target: 
     return {
         "only_live": count(f"main.{name} a WHERE NOT EXISTS (SELECT 1 FROM target.{name} b WHERE {joined})"),  # noqa: S608 - quoted
         "only_target": count(f"target.{name} b WHERE NOT EXISTS (SELECT 1 FROM main.{name} a WHERE {joined})"),  # noqa: S608 - quoted
-        "differ": count(f"main.{name} a JOIN target.{name} b ON {joined} WHERE {unequal}") if shared else 0,
+        "differ": count(f"main.{name} a JOIN target.{name} b ON {joined} WHERE {unequal}"),
     }
+
+
+def _key_is_null(connection: sqlite3.Connection, name: str, key: list[str]) -> bool:
+    """Say whether a row has NULL in its key, which SQLite allows, and as often as one likes."""
+    null = " OR ".join(f"{column} IS NULL" for column in key)
+    query = " UNION ALL ".join(f"SELECT 1 FROM {schema}.{name} WHERE {null}" for schema in ("main", "target"))  # noqa: S608
+    return connection.execute(f"{query} LIMIT 1").fetchone() is not None
 
 
 def _numbered(connection: sqlite3.Connection, table: str, key: list[str]) -> bool:

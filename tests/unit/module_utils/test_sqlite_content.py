@@ -55,6 +55,7 @@ def test_storage_does_not_matter(tmp_path: Path) -> None:
         "DELETE FROM prices WHERE sku = 'sku3'",
         "DROP INDEX orders_by_user",
         "PRAGMA user_version = 9",
+        "PRAGMA application_id = 9",
     ],
 )
 def test_every_difference_matters(tmp_path: Path, change: str) -> None:
@@ -62,6 +63,54 @@ def test_every_difference_matters(tmp_path: Path, change: str) -> None:
     before = content_of(path)
     execute(path, change)
     assert content_of(path).content != before.content
+
+
+@pytest.mark.parametrize(
+    ("made", "instead"),
+    [
+        ("CREATE VIEW v AS SELECT 'a  b'", "CREATE VIEW v AS SELECT 'a b'"),
+        ("CREATE VIEW v AS SELECT 1 -- one\n, 2", "CREATE VIEW v AS SELECT 1 -- one , 2"),
+    ],
+)
+def test_blanks_may_have_a_meaning(tmp_path: Path, made: str, instead: str) -> None:
+    path = make_database(tmp_path / "one.db")
+    execute(path, made)
+    before = content_of(path)
+    execute(path, "DROP VIEW v", instead)
+    assert content_of(path).schema != before.schema
+
+
+def test_row_numbers_by_which_a_full_text_index_finds_its_rows_matter(tmp_path: Path) -> None:
+    path = make_database(tmp_path / "one.db")
+    execute(path, "CREATE TABLE doc (body)", "CREATE TABLE other (body)")
+    execute(path, "CREATE VIRTUAL TABLE search USING fts5(body, content='doc')")
+    execute(path, "INSERT INTO doc (rowid, body) VALUES (5, 'a'), (9, 'b')", "INSERT INTO other SELECT body FROM doc")
+    before = content_of(path).content
+    execute(path, "UPDATE other SET rowid = rowid + 7")
+    assert content_of(path).content == before
+    execute(path, "UPDATE doc SET rowid = rowid - 4")
+    assert content_of(path).content != before
+
+
+def test_values_of_a_column_that_the_target_lacks_are_counted(tmp_path: Path) -> None:
+    """They go with the column; a default that nobody chose does not count."""
+    one, two = tmp_path / "one.db", tmp_path / "two.db"
+    for path in (one, two):
+        execute(
+            path,
+            "CREATE TABLE person (id INTEGER PRIMARY KEY, name)",
+            "CREATE TABLE word (text TEXT COLLATE NOCASE PRIMARY KEY)",
+            "INSERT INTO person VALUES (1, 'a'), (2, 'b'), (3, 'c')",
+            "INSERT INTO word VALUES ('polish')",
+        )
+    execute(one, "ALTER TABLE person ADD phone TEXT", "ALTER TABLE person ADD kind TEXT DEFAULT 'plain'")
+    assert newer_rows(str(one), str(two)) == {}
+    execute(one, "UPDATE person SET phone = '1' WHERE id = 1", "UPDATE person SET kind = 'odd' WHERE id = 2")
+    execute(one, "INSERT INTO person VALUES (4, 'd', NULL, NULL)", "UPDATE word SET text = 'Polish'")
+    assert newer_rows(str(one), str(two)) == {
+        "person": {"only_live": 1, "only_target": 0, "differ": 2},
+        "word": {"only_live": 0, "only_target": 0, "differ": 1},
+    }
 
 
 def test_odd_schemas_can_be_read(tmp_path: Path) -> None:
@@ -145,12 +194,13 @@ def test_keys_that_only_look_like_numbers_are_counted_one_by_one(tmp_path: Path)
         "UPDATE numbered SET id = 9 WHERE id = 4",
     )
     assert newer_rows(str(one), str(two)) == {
+        "backwards": {"only_live": 1, "only_target": 0, "differ": 0},
         "numbered": {"only_live": 1, "only_target": 1, "differ": 2},
         "bare": {"only_live": 1, "only_target": 1, "differ": 0},
     }
     execute(two, "INSERT INTO numbered VALUES (5, 5), (6, 6)", "UPDATE backwards SET id = 3 WHERE id IS NULL")
     assert newer_rows(str(one), str(two)) == {
-        "backwards": {"only_live": 2, "only_target": 1, "differ": 0},
+        "backwards": {"only_live": 1, "only_target": 0, "differ": 1},
         "numbered": {"only_live": 1, "only_target": 3, "differ": 2},
         "bare": {"only_live": 1, "only_target": 1, "differ": 0},
     }
