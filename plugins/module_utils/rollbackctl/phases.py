@@ -311,6 +311,7 @@ def _checkpoint(work: Work) -> None:
     with changing_step(work.store, str(run["id"]), int(run["token"])) as journal:
         if run["kind"] == "checkpoint":
             require_ready(work.drivers)
+        kept: list[tuple[Driver, Version]] = []
         for driver in work.drivers:
             began = time.monotonic()
             named = run.get("to", {}).get(driver.name)
@@ -320,10 +321,27 @@ def _checkpoint(work: Work) -> None:
                 version = driver.resolve(str(named))
             else:
                 version = driver.record(work.store.checkpoint_shelf(str(run["checkpoint"]), driver.name))
+                kept.append((driver, version))
             if not version.taken:
                 version = Version(**{**vars(version), "taken": now()})
             journal.append("recorded", component=driver.name, version=version.to_dict(), exact_keys=driver.exact_keys)
             work.note(driver.name, "changed", version.text, began)
+        _require_still(kept)
+
+
+def _require_still(kept: list[tuple[Driver, Version]]) -> None:
+    """Refuse a checkpoint whose parts were recorded one after another while somebody deployed: it never ran like that.
+
+    :raises Refused: a component is not what was recorded of it, apart from what users write.
+    """
+    for driver, version in kept:
+        reading = driver.live(exact=False)
+        if not driver.matches(reading, version, exact=False):
+            raise Refused(
+                f"{driver.name} changed while the checkpoint was taken: it was {version.text} and is {reading.text}. "
+                "Nothing was changed.",
+                "Take it again when the deployment has ended.",
+            )
 
 
 def _finalize(work: Work) -> None:

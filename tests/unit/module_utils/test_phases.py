@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.rollbackctl import work
+from ansible.module_utils.rollbackctl.component import Version
 from ansible.module_utils.rollbackctl.journal import fence_is_closed, written_since_applied, written_since_kept
 
 from tests.unit.module_utils.engine_parts import (
@@ -17,6 +18,7 @@ from tests.unit.module_utils.engine_parts import (
     RUN,
     SINCE,
     Service,
+    TextDriver,
     register,
     statuses,
     text_component,
@@ -468,6 +470,28 @@ def test_a_checkpoint_records_what_is_live_and_what_was_named(service: Service) 
     assert [event["version"]["identity"]["version"] for event in recorded] == ["v2", "good"]
     assert all(event["version"]["taken"] for event in recorded)
     assert (content(service, "db"), content(service, "app")) == before
+
+
+@pytest.mark.parametrize(("written", "torn"), [("v3\nrow 1\n", True), ("v2\nrow 1\nrow 2\nrow 3\n", False)])
+def test_a_checkpoint_during_a_deployment_is_refused(
+    service: Service, monkeypatch: pytest.MonkeyPatch, written: str, *, torn: bool
+) -> None:
+    """Its parts would be of two releases, a combination that never ran. What users write meanwhile is no deployment."""
+    record = TextDriver.record
+
+    def recorded(driver: TextDriver, into: Path) -> Version:
+        version = record(driver, into)
+        if driver.name == "app":  # the last one
+            write(service, "db", written)
+        return version
+
+    monkeypatch.setattr(TextDriver, "record", recorded)
+    service.open("checkpoint")
+    service.go("preflight")
+    result = service.phase("checkpoint")
+    assert bool(result.get("failed")) == torn
+    if torn:
+        assert "db changed while the checkpoint was taken: it was version v2 and is version v3" in result["msg"]
 
 
 def test_finalize_says_what_it_removed(service: Service) -> None:
