@@ -157,7 +157,7 @@ class AlembicDriver(Driver):
         if way.direction == NONE:
             return Finding(problems=tuple(problems), facts=facts)
         if way.direction == PUT_BACK:
-            return self._check_put_back(target, problems, facts)
+            return self._check_put_back(target, way.why, problems, facts)
         notes = [f"{way.direction}: {here} -> " + " -> ".join(way.steps.arrivals)]
         obstacles = irreversible(self.name, way.steps, str(facts["restored_by"]))
         problems += obstacles
@@ -170,7 +170,7 @@ class AlembicDriver(Driver):
             facts["sql"] = rehearsal.sql
         way, trial = self._tried_out(here, target, way, sound=not problems)
         if way.direction == PUT_BACK:
-            return self._check_put_back(target, problems, facts)
+            return self._check_put_back(target, way.why, problems, facts)
         problems += trial.problems
         cost, reference = trial.cost, self._reference(target)
         since = target.taken or (way.steps.undone[-1].created if way.steps.undone else "")
@@ -194,7 +194,7 @@ class AlembicDriver(Driver):
         except Refused:
             if thrown_away(self.name, here, target) is None:
                 raise
-            return put_back(target)
+            return put_back(target, f"no upgrade to {target.text} can be read in {self.command.project} now")
 
     def _planned_way(self, here: str, target: Version) -> Way:
         """Return the way that the plan chose; for a target that is not the plan's (it is taken back) choose it now."""
@@ -230,11 +230,23 @@ class AlembicDriver(Driver):
                 return put_back(target), Trial((), Cost())
             return way, trial
         cost = thrown_away(self.name, here, target) if recorded else None
-        if cost is not None and not cost.nothing:
+        if cost is not None and cost.lost_phrases:
             return put_back(target), Trial((), Cost())
+        if cost is not None and not cost.nothing:
+            return put_back(target, self._untried(way, why)), Trial((), Cost())
         if way.direction == UP:
             return way, Trial((), Cost(unknown=tuple(destroyed_before(way.steps.undone))))
         return way, Trial((), read_cost(self.database, way.steps.undone, why))
+
+    def _untried(self, way: Way, why: str) -> str:
+        """Return why it is not known whether an upgrade would bring back what the target's copy holds."""
+        if not way.waits:
+            return why or "what an upgrade would bring back was not tried out"
+        return (
+            f"the migrations up to {way.steps.arrivals[-1]} are not in {self.command.project} now, so an upgrade, "
+            "which would keep what was written, could not be tried out (it can where 'project' and 'python' lead to "
+            "the newest release, or once the code was put forward)"
+        )
 
     def _finding(
         self,
@@ -273,10 +285,10 @@ class AlembicDriver(Driver):
             problems.append(f"{self.name}: strategy 'restore' needs 'restored_by', the component that restores it.")
         return problems
 
-    def _check_put_back(self, target: Version, problems: list[str], facts: dict[str, Any]) -> Finding:
+    def _check_put_back(self, target: Version, why: str, problems: list[str], facts: dict[str, Any]) -> Finding:
         loss = _loss_of_copy(self.database, self.database.path, target)
         facts.update(direction=PUT_BACK, steps=[target.identity["revision"]], lossless=loss is None)
-        notes = [f"an upgrade would not bring all of it back, so the copy of {target.taken} is put back"]
+        notes = [f"{why}: the copy of {target.taken} is put back"]
         return self._finding(problems, loss, notes, facts, 1)
 
     def ready(self) -> list[str]:
@@ -404,4 +416,4 @@ def _loss_of_copy(database: SqliteDatabase, live: Path, target: Version) -> Loss
         return None
     phrases = [f"{counts.get('only_live', '?')} rows of {table}" for table, counts in newer.items()]
     phrases += [f"changes to {counts['differ']} rows of {table}" for table, counts in differ.items()]
-    return Loss(target.taken, f"{', '.join(phrases)} written since {target.taken}", tables)
+    return Loss(target.taken, f"{', '.join(phrases)} that the copy of {target.taken} does not hold", tables)

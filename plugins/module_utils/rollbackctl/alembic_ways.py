@@ -24,16 +24,18 @@ class Way:
     """A way to the target. direction: NONE, DOWN, UP or PUT_BACK. steps: empty unless migrations are run.
 
     waits: the project lacks migrations of this way now; they are expected to come with the code.
+    why: why the copy is put back and no upgrade is made.
     """
 
     direction: str
     steps: Steps = _NO_STEPS
     waits: bool = False
+    why: str = ""
 
 
-def put_back(target: Version) -> Way:
-    """Return the way that puts the copy back which was recorded with the target."""
-    return Way(PUT_BACK, Steps(forward=True, undone=(), arrivals=(str(target.identity["revision"]),)))
+def put_back(target: Version, why: str = "an upgrade would not bring all of it back") -> Way:
+    """Return the way that puts the copy back which was recorded with the target, and why that one."""
+    return Way(PUT_BACK, Steps(forward=True, undone=(), arrivals=(str(target.identity["revision"]),)), why=why)
 
 
 def copy_of(version: Version) -> Path | None:

@@ -107,7 +107,7 @@ class Component:
     @property
     def goal(self) -> str:
         """Where the run took it: to the target, unless it was left as it is."""
-        return plan_text.action_words(self.action) if self.kept else self.target
+        return plan_text.action_words("keep") if self.kept else self.target
 
     @property
     def reading(self) -> str:
@@ -116,8 +116,8 @@ class Component:
 
     @property
     def kept(self) -> bool:
-        """True when the run left it as it is, although the target is another."""
-        return self.action == "keep"
+        """True when the run left it as it is: it has another target, or its plan has none for it."""
+        return self.action == "keep" or not (self.action or self.read_back)
 
 
 @dataclass(frozen=True)

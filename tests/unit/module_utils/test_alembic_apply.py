@@ -197,7 +197,9 @@ def test_undo_puts_the_copy_back_where_values_were_thrown_away(
     finding = subject.check(subject.live(exact=True), version)
     assert finding.loss is not None
     assert finding.loss.since == version.taken
-    assert finding.loss.text.startswith("1 rows of orders written since")
+    # No time to compare with that of the decision: an undo asks since the rollback, the copy is older.
+    assert finding.loss.text == f"1 rows of orders that the copy of {version.taken} does not hold"
+    assert finding.notes == (f"an upgrade would not bring all of it back: the copy of {version.taken} is put back",)
     subject.apply(version)
     assert sample.dump() == before
 
@@ -228,6 +230,24 @@ def test_undo_waits_for_the_code_that_has_the_migrations(sample: Sample, tmp_pat
     with pytest.raises(Refused, match="are not in"):
         old_code.apply(version)
     assert sample.revision() == [PHONE]
+
+
+def test_undo_says_that_an_upgrade_could_not_be_tried_out_where_the_code_is_the_old_one(
+    sample: Sample, tmp_path: Path
+) -> None:
+    """Whether an upgrade brings all back is not known then: the plan said that it would not."""
+    text = sample.file_of(AUDIT).read_text()
+    sample.file_of(AUDIT).write_text(text.replace("def downgrade():", "def downgrade():\n    op.execute('SELECT 1')"))
+    subject = driver(sample)
+    version = subject.record(kept(tmp_path))
+    subject.apply(subject.resolve(PHONE))
+    sample.file_of(AUDIT).unlink()
+    old_code = driver(sample)
+    finding = old_code.check(old_code.live(exact=True), version)
+    assert finding.facts["direction"] == "put_back"
+    assert "would not bring" not in finding.notes[0]
+    assert f"the migrations up to {AUDIT} are not in {sample.options['project']} now" in finding.notes[0]
+    assert "newest release" in finding.notes[0]
 
 
 def test_a_checkpoint_is_gone_back_to_by_its_migrations_and_keeps_newer_rows(sample: Sample, tmp_path: Path) -> None:

@@ -76,13 +76,19 @@ def test_every_form_says_what_matters(name: str) -> None:
         assert fact in shown, fact
 
 
+@pytest.mark.parametrize("planned", [True, False])
 @pytest.mark.parametrize("name", RENDERERS)
-def test_a_component_that_was_kept_has_no_target_and_is_not_waited_for(name: str) -> None:
+def test_a_component_that_was_kept_has_no_target_and_is_not_waited_for(name: str, *, planned: bool) -> None:
+    """Also one of which an undo read only that the run which it undoes had not changed it."""
     kept = samples.entry("shop-db", "restore_sqlite", "data", "18 rows", "backup of 09:12") | {"action": "keep"}
-    shown = RENDERERS[name](
-        parse(samples.record(services={"shop": samples.service(plan={"entries": [kept]}, steps=[])}))
-    )
-    assert "18 rows" in shown
+    other = samples.entry("shop-code", "rollback_git", "application", "9e1f0c2", "77aa012")
+    steps = [
+        samples.step("preflight", "shop-db", 0, 0.1, status="ok", text="live: 18 rows; this run leaves it alone"),
+        samples.step("rollback", "shop-code", 1, 0.1, status="changed", read_back="77aa012"),
+    ]
+    plan = {"entries": [kept, other] if planned else [other]}
+    shown = RENDERERS[name](parse(samples.record(services={"shop": samples.service(plan=plan, steps=steps)})))
+    assert "shop-db" in shown
     assert "kept as it is" in shown
     assert "backup of 09:12" not in shown
     assert "not read" not in shown
