@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -266,29 +268,21 @@ class SqliteDriver(Driver):
 
         try:
             steadily(copy_out)
-            copy = connect(part, immutable=True)
-            try:
-                content = read_content(copy, exact=True)
-                facts["damaged"], facts["orphans"] = damage(copy), orphans(copy)
-            finally:
-                copy.close()
+            with ThreadPoolExecutor(1) as beside:  # reading rows and judging the file take about as long
+                judged = beside.submit(_judged, part)
+                with contextlib.closing(connect(part, immutable=True)) as copy:
+                    content = read_content(copy, exact=True)
+                facts |= judged.result()
         except sqlite3.DatabaseError as exc:
             Path(part).unlink(missing_ok=True)
             self._refuse_checkpoint(str(exc))
             return record_raw(self._opened, file, self.live(exact=True), facts, taken)
         if facts["damaged"]:
             self._refuse_checkpoint(facts["damaged"])
-        handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            header = read_header(handle, part)
-            facts |= {"sha256": sha256_of(handle), "bytes": os.fstat(handle).st_size}
-        finally:
-            os.close(handle)
         os.replace(part, file)
         sync_directory(into)
         facts |= {"kind": "sqlite", "file": file.name, "tables": dict(content.tables), "revision": content.revision}
-        facts |= {"schema": content.schema, "page_size": header.page_size, "wal": header.wal}
-        facts["sqlite"] = sqlite3.sqlite_version  # which found it whole
+        facts["schema"] = content.schema
         facts["seconds"] = round(time.monotonic() - started, 3)
         version = version_of(content, describe("backup", taken, content, facts["damaged"]), facts, taken, str(into))
         write_document(into / MANIFEST, version.to_dict())
@@ -486,3 +480,17 @@ class SqliteDriver(Driver):
             if removed:
                 sync_directory(Path(folder))
         return removed
+
+
+def _judged(path: str) -> dict[str, Any]:
+    """Return what a copy that nobody else has shows of itself, but for its rows."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        header = read_header(handle, path)
+        facts = {"sha256": sha256_of(handle), "bytes": os.fstat(handle).st_size}
+    finally:
+        os.close(handle)
+    with contextlib.closing(connect(path, immutable=True)) as copy:
+        facts |= {"damaged": damage(copy), "orphans": orphans(copy)}
+    facts["sqlite"] = sqlite3.sqlite_version  # which judged it
+    return {**facts, "page_size": header.page_size, "wal": header.wal}
