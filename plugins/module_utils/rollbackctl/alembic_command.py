@@ -54,11 +54,12 @@ class Ended:
 class Look:
     """What env.py does without a change. problem: why a migration of the database would not work; empty when it would.
 
-    sql: what alembic would send; empty where it cannot say beforehand.
+    sql: what alembic would send; empty where it cannot say beforehand. untold: why it cannot.
     """
 
     problem: str
     sql: str
+    untold: str = "a migration has to look at the database first (batch mode)"
 
 
 def why(said: str) -> str:
@@ -150,12 +151,14 @@ class Command:
     def look(self, verb: str, here: str, there: str) -> Look:
         """Run env.py on an empty database, to see whether it means ours, and render the SQL where alembic can."""
         if self.own(verb):
-            return Look("", "")
+            return Look("", "", "a command of the application's own goes this way")
         questions = [{"do": "look"}, {"do": "sql", "verb": verb, "from": here, "to": there}]
         with self._empty() as copy:
             answers = self._ask(copy, *questions)
         if "error" in answers[0]:
             return Look(f"{self.name}: env.py failed: {answers[0]['error']}.", "")
+        if "error" in answers[1]:
+            self.forget()
         return Look(self._not_ours(answers[0]["seen"], copy), answers[1].get("sql", ""))
 
     def go(self, verb: str, arrival: str, copy: Path) -> None:

@@ -137,5 +137,4 @@ def rehearse(command: Command, here: str, way: Way) -> Rehearsal:
         return Rehearsal((seen.problem,), (), "")
     if seen.sql:
         return Rehearsal((), (), command.redacted(seen.sql)[:_SQL_SHOWN])
-    note = "the SQL cannot be shown beforehand: a migration has to look at the database first (batch mode)"
-    return Rehearsal((), (note,), "")
+    return Rehearsal((), (f"the SQL cannot be shown beforehand: {seen.untold}",), "")

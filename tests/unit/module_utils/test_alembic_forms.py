@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,25 @@ def test_a_command_that_does_not_take_the_address_is_found_at_the_checkpoint(sam
     problems = driver(sample, downgrade_command=argv, url_environment="NOBODY_READS_IT").ready()
     assert "does not take the address" in " ".join(problems)
     assert sample.dump() == before
+
+
+def test_why_the_sql_is_not_shown_is_said_and_no_file_about_it_is_left(
+    sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch mode needs the database; what alembic said of that stayed behind in a file that no message named."""
+    rooms = tmp_path / "rooms"
+    rooms.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(rooms))
+    text = sample.file_of(AUDIT).read_text()
+    batch = "def downgrade():\n    with op.batch_alter_table('orders', recreate='always'):\n        pass"
+    sample.file_of(AUDIT).write_text(text.replace("def downgrade():", batch))
+    notes = " ".join(found(sample, PHONE).notes)
+    assert "a migration has to look at the database first" in notes
+    assert list(rooms.iterdir()) == []
+    argv = [str(PYTHON), "-m", "alembic", "downgrade", "{revision}"]
+    more = {"downgrade_command": argv, "url_environment": "DATABASE_URL"}
+    notes = " ".join(driver(sample, **more).check(driver(sample).live(exact=True), driver(sample).resolve(PHONE)).notes)
+    assert "the SQL cannot be shown beforehand: a command of the application's own goes this way" in notes
 
 
 def test_an_environment_per_release(sample: Sample, tmp_path: Path) -> None:
