@@ -85,7 +85,7 @@ def test_versions_are_looked_up_and_never_run(bench: Bench, canary: Path) -> Non
         "shop-env": "../../../../etc/passwd",
     }
     ran = bench.play(LEVEL3, rollback_reason="x", rollback_to=to)
-    refused(bench, ran, *(f"{name}: " for name in to))
+    refused(bench, ran, "shop-code: ", "shop-db: ", "shop-env, shop-static: ")
     harmless(bench, canary, ran)
     schema = bench.play(
         "rollback-schema.yml", rollback_reason="x", rollback_to={"shop-schema": aimed(SHELL[0], canary)}
