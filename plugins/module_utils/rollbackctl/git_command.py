@@ -36,6 +36,8 @@ _SETTINGS = (
     "core.fsmonitor=false",
     "core.fsync=all",  # default leaves references and loose objects to the kernel: a power cut could lose them
     "core.quotePath=false",
+    "core.trustctime=true",  # a file counts as unchanged without being read only when all of its state is as it was
+    "core.checkStat=default",
     "core.alternateRefsCommand=",
     "protocol.ext.allow=never",
     "safe.bareRepository=all",
@@ -213,6 +215,7 @@ class Git:
             GIT_TERMINAL_PROMPT="0",
             GIT_ALLOW_PROTOCOL=PROTOCOLS,
             GIT_LITERAL_PATHSPECS="1",
+            GIT_NO_REPLACE_OBJECTS="1",  # what an id names is what it is the digest of
             GIT_CEILING_DIRECTORIES=os.path.dirname(os.path.realpath(self.repository)),
             GIT_AUTHOR_NAME=name,
             GIT_AUTHOR_EMAIL=email,

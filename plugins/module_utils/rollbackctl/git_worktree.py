@@ -17,6 +17,7 @@ import functools
 import os
 import shutil
 import stat
+import string
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -131,6 +132,18 @@ class WorkTree:
                 os.unlink(private)
             with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(self.git.index, private)
+                # By its time git knows which files may have changed in the same second, and reads them.
+                status = os.stat(self.git.index)
+                os.utime(private, ns=(status.st_atime_ns, status.st_mtime_ns))
+        self._look_at_all()
+
+    def _look_at_all(self) -> None:
+        """Forget, in the copy, which files git was told not to look at (--assume-unchanged, --skip-worktree)."""
+        lines = self.git.read("ls-files", "-v", "-z", env=self._private).split("\0")
+        for option, tags in (("--no-skip-worktree", "Ss"), ("--no-assume-unchanged", string.ascii_lowercase)):
+            names = "".join(f"{line[2:]}\0" for line in lines if line[:1] in tags and line)
+            if names:
+                self.git.read("update-index", option, "-z", "--stdin", stdin=names, env=self._private)
 
     def differences(self, old: str, new: str) -> dict[str, str]:
         """Return the paths in which two trees differ, each with git's letter: A added, D deleted, M or T changed."""

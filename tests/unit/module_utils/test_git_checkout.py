@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -206,6 +207,35 @@ def test_line_ends_and_filters_are_those_of_the_checkout(lab: Lab, remote: str |
     driver.apply(driver.resolve(good))
     assert (lab.server / "start.bat").read_bytes() == b"one\r\ntwo\r\n"
     assert clean(lab)
+
+
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+@pytest.mark.parametrize("gone", [False, True], ids=["changed", "missing"])
+def test_a_file_that_git_was_told_not_to_look_at_is_looked_at(lab: Lab, flag: str, *, gone: bool) -> None:
+    """`git status` is clean then; people do that to settings on a server."""
+    git(lab.server, "update-index", flag, "app")
+    driver = lab.driver(remote=None, work_tree="update")
+    healthy = driver.live(exact=True)
+    (lab.server / "app").unlink() if gone else (lab.server / "app").write_text("somebody's\n")
+    assert git(lab.server, "status", "--porcelain") == ""
+    reading = driver.live(exact=True)
+    assert reading.artefacts["changed"] == ["app"]
+    assert not driver.matches(reading, healthy, exact=True)
+    with pytest.raises(Refused, match="not committed"):
+        driver.record(lab.work)
+
+
+def test_a_file_of_the_same_size_and_time_is_read(lab: Lab) -> None:
+    """Where git was told to trust less of a file's state than it could."""
+    git(lab.server, "config", "core.trustctime", "false")
+    git(lab.server, "config", "core.checkStat", "minimal")
+    path = lab.server / "app"
+    before = path.stat()
+    while int(time.time()) <= int(before.st_ctime):  # git counts these in seconds
+        time.sleep(0.01)
+    path.write_text(path.read_text().swapcase())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert lab.driver(remote=None, work_tree="update").live(exact=True).artefacts["changed"] == ["app"]
 
 
 def test_commits_that_were_not_pushed_are_refused(lab: Lab) -> None:
