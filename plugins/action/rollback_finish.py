@@ -36,7 +36,8 @@ class ActionModule(RollbackAction):
         run = self.engine_run
         if not run or not run.get("token"):
             word = outcome.REFUSED if failed else outcome.DONE
-            ending: dict[str, Any] = {"outcome": word, "message": message or outcome.MEANINGS[word], "next": following}
+            meaning = outcome.CHECKED if self._task.check_mode and not failed else outcome.MEANINGS[word]
+            ending: dict[str, Any] = {"outcome": word, "message": message or meaning, "next": following}
         else:
             asked = {name: self.variable(name) for name in ("rollback_soak_seconds", "rollback_release")}
             ending = self._on_host(run, asked, failed=failed, message=message, hold=hold)

@@ -16,6 +16,8 @@ def test_check_mode_changes_nothing_at_all(bench: Bench) -> None:
     ran = bench.play(LEVEL3, "--check", rollback_reason="x", rollback_accept_data_loss_since=bench.taken)
     assert ran.code == 0, ran.output
     assert ran.record["check_mode"] is True
+    assert ran.said.startswith("checked, this would work; nothing was changed")
+    assert "done and proven" not in ran.output.lower()
     plan = ran.record["services"]["shop"]["plan"]
     actions = {entry["name"]: entry["action"] for entry in plan["entries"]}
     assert actions == {

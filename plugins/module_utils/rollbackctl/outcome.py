@@ -24,6 +24,9 @@ MEANINGS = {
     INTERRUPTED: "the controller ended before the run did",
 }
 
+# What a success of a run in check mode means; nothing was proven.
+CHECKED = "checked, this would work; nothing was changed"
+
 # Several services end one run: the run's word is the one that needs a person most.
 _WORST_FIRST = (UNKNOWN, INTERRUPTED, RESUMABLE, RESTORED, REFUSED, DONE, ALREADY)
 

@@ -129,16 +129,14 @@ def ending_lines(document: Mapping[str, Any], path: str, width: int = WIDTH) -> 
     """
     word, run = line(document["outcome"]), line(document["run"])
     succeeded = word in (outcome.DONE, outcome.ALREADY)
-    words = outcome.MEANINGS.get(word, word)
-    if document.get("check_mode") and succeeded:
-        words = "checked, this would work; nothing was changed"
+    words = _meaning(document, word)
     level = f" level {document['level']}" if document.get("level") else ""
     took = f"{duration(document['seconds'])}" + (", over its budget" if document.get("over_budget") else "")
     lines = [*_wrapped("title", f"{words[0].upper()}{words[1:]}", "", width)]
     lines += [Line("", f"  run      {run} ({line(document['kind'])}{level}, {took})")]
     services = document["services"]
     for name, found in services.items():
-        meaning = outcome.MEANINGS.get(found["outcome"], found["outcome"])
+        meaning = _meaning(document, found["outcome"])
         if len(services) > 1:
             lines += _wrapped("head", meaning, f"  {line(name)}: ", width)
         if succeeded and found.get("message") not in (None, "", meaning):
@@ -157,6 +155,12 @@ def ending_lines(document: Mapping[str, Any], path: str, width: int = WIDTH) -> 
     for said in following:
         lines += [Line("head", f"  {'' if number else 'next':<7}  {text}") for number, text in enumerate(said)]
     return lines
+
+
+def _meaning(document: Mapping[str, Any], word: str) -> str:
+    if document.get("check_mode") and word in (outcome.DONE, outcome.ALREADY):
+        return outcome.CHECKED
+    return outcome.MEANINGS.get(word, word)
 
 
 def loss_words(plan: Mapping[str, Any], kind: str, *, refused: bool) -> str:

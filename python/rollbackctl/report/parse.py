@@ -104,7 +104,7 @@ def _title(record: Mapping[str, Any], services: Iterable[str]) -> str:
 def _message(found: Mapping[str, Any], outcome: str) -> str:
     """Return the message, unless it says nothing that the headline does not."""
     message = text.block(found.get("message"))
-    if message.strip(" .").lower() == words.MEANINGS[outcome].lower():
+    if message.strip(" .").lower() in {words.MEANINGS[outcome].lower(), words.CHECKED}:
         return ""
     return message.removeprefix("Refused, nothing was changed: ")
 

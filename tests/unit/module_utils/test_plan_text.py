@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.module_utils.rollbackctl import outcome
 from ansible.module_utils.rollbackctl.plan_text import ending_lines, plan_lines
 
 SINCE = "2026-11-21T09:12:40Z"
@@ -166,6 +167,14 @@ def test_what_a_success_does_not_say_stands_beside_it() -> None:
         "pay": {"outcome": "done", "message": "done and proven"},
     }
     assert "  shop: done and proven\n  but      No check.\n  pay: done and proven\n" in ended(document(services=both))
+
+
+def test_nothing_that_was_only_looked_at_is_called_proven() -> None:
+    both = {name: {"outcome": "done", "message": outcome.CHECKED} for name in ("shop", "pay")}
+    said = ended(document(check_mode=True, services=both))
+    assert said.count("hecked, this would work; nothing was changed\n") == 3
+    assert "proven" not in said
+    assert "  but " not in said
 
 
 def test_the_end_of_a_look_and_of_several_services() -> None:
