@@ -177,7 +177,8 @@ class EnvFileDriver(Driver):
         if unproven and not (version.artefacts["recorded"] and self.options.get("accept_unverified")):
             raise Refused(
                 f"{self.name}: the copy {version.at}/{file} is not what it was when it was chosen: it is damaged, or "
-                "was changed, or this host has got another /etc/machine-id since. Nothing was changed.",
+                "was changed, or since then the profile has got another path or this host another /etc/machine-id. "
+                "Nothing was changed.",
                 "Choose another checkpoint or backup. To use this copy anyway: "
                 "-e rollback_accept_unverified_backup=true",
             )

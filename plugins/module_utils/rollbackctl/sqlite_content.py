@@ -345,7 +345,15 @@ def _compare(connection: sqlite3.Connection, table: str, *, live: bool, target: 
     parts = [
         f"a.{column} COLLATE BINARY IS NOT b.{column} OR typeof(a.{column}) != typeof(b.{column})" for column in shared
     ]
-    parts += [somebody_wrote(connection, table, column, "a.") for column in ours if column not in theirs]
+    # What is there under another name, in a column that live lacks, is not lost.
+    others = [f"b.{quoted(column)}" for column in theirs if column not in ours]
+    parts += [
+        " AND ".join(
+            [somebody_wrote(connection, table, column, "a."), *(f"a.{quoted(column)} IS NOT {o}" for o in others)]
+        )
+        for column in ours
+        if column not in theirs
+    ]
     unequal = " OR ".join(f"({part})" for part in parts)
     if _numbered(connection, table, key):
         # One pass instead of three. Where each row has met one other at most, what is left over follows from the sums.

@@ -113,6 +113,18 @@ def test_values_of_a_column_that_the_target_lacks_are_counted(tmp_path: Path) ->
     }
 
 
+def test_a_column_that_was_renamed_meanwhile_loses_what_was_written_since_only(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.db", tmp_path / "two.db"
+    for path in (one, two):
+        execute(
+            path, "CREATE TABLE person (id INTEGER PRIMARY KEY, name)", "INSERT INTO person VALUES (1, 'a'), (2, 'b')"
+        )
+    execute(one, "ALTER TABLE person RENAME name TO title")
+    assert newer_rows(str(one), str(two)) == {}
+    execute(one, "UPDATE person SET title = 'z' WHERE id = 2")
+    assert newer_rows(str(one), str(two)) == {"person": {"only_live": 0, "only_target": 0, "differ": 1}}
+
+
 def test_odd_schemas_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "odd.db"
     execute(
