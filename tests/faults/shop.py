@@ -39,7 +39,7 @@ from tests.faults.harness import Run
 
 HERE = Path(__file__).resolve().parent
 ROLES = HERE.parents[1] / "roles"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 
 
 @dataclasses.dataclass(frozen=True)
