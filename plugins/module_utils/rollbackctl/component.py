@@ -286,6 +286,11 @@ class FenceDriver(Driver):
         """Open it and read that back; idempotent."""
 
 
+def is_fence(driver: Driver) -> bool:
+    """Say whether a component is closed while data is changed; one that could be need not be."""
+    return isinstance(driver, FenceDriver) and bool(driver.options.get("fence"))
+
+
 def unknown_target(name: str, want: str, candidates: list[str], kind: str, example: str = "") -> Refused:
     """Return the refusal for a target that does not exist: what was wanted, what there is, and one of it to type.
 

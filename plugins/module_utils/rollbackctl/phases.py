@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Callable
 
-from .component import LIVE, OTHER, TARGET, Driver, Entry, Finding, Version
+from .component import LIVE, OTHER, TARGET, Driver, Entry, Finding, Version, is_fence
 from .durable import now
 from .errors import AwaitingSomebody, Refused, RollbackError, StateOther, StepFailed
 from .fence import CLOSINGS, close_fences, closed_again, open_fences, refuse_written, require_fence, started_again
@@ -244,7 +244,7 @@ def _rollback(work: Work) -> None:
         began = time.monotonic()
         for _try in range(CLOSINGS):
             events = journal.events()
-            if entry.action == "follow" and fence_is_closed(events):
+            if entry.action == "follow" and is_fence(driver) and fence_is_closed(events):
                 work.note(driver.name, "ok", "starts when the fence opens", began)
                 return
             state, reading = driver.state(entry, opened=written_since_applied(events, driver.name))
@@ -291,7 +291,9 @@ def _verify(work: Work) -> None:
     for driver in work.drivers:
         entry = plan.entry(driver.name)
         began = time.monotonic()
-        if entry is None or entry.action == "keep" or (entry.action == "follow" and fence_is_closed(events)):
+        if entry is None or entry.action == "keep":
+            continue
+        if entry.action == "follow" and is_fence(driver) and fence_is_closed(events):
             continue
         driver.place = place_of(work.store, work.run, driver)
         written = entry.action != "change" or written_since_applied(events, driver.name)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, FenceDriver, Place, Version
+from .component import BETWEEN, LIVE, OTHER, TARGET, Driver, Entry, Place, Version, is_fence
 from .errors import RollbackError
 from .journal import written_since_applied, written_since_kept
 from .plan import Plan
@@ -78,7 +78,7 @@ def kept_before(store: Store, run: str, component: str) -> Version | None:
 def place_of(store: Store, run: Mapping[str, Any], driver: Driver) -> Place:
     """Return where a driver may keep things of this run; a fence that was taken over stays that of the run which closed
     it, with what that one noted of it."""
-    if run.get("fence_of") and isinstance(driver, FenceDriver) and driver.options.get("fence"):
+    if run.get("fence_of") and is_fence(driver):
         run = {**run, "id": run["fence_of"]}
     return replace(blank_place(store, run), work=store.work_directory(str(run["id"]), driver.name))
 

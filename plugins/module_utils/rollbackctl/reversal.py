@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from .component import BETWEEN, TARGET, Driver, Entry, Version
+from .component import BETWEEN, TARGET, Driver, Entry, Version, is_fence
 from .errors import StepFailed
 from .fence import CLOSINGS, closed_again, require_fence, started_again
 from .journal import Journal, fence_is_closed, written_since_applied
@@ -35,7 +35,7 @@ def undo(work: Work) -> None:
 
     def start_anew(driver: Driver, entry: Entry, journal: Journal) -> None:
         began = time.monotonic()
-        if fence_is_closed(journal.events()):
+        if is_fence(driver) and fence_is_closed(journal.events()):
             return
         # A place of its own: what was restarted for the change is restarted once more for taking it back.
         again = work.store.kept_shelf(str(work.run["id"]), driver.name, "taken-back")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from .component import Driver, Entry, FenceDriver, Version
+from .component import Driver, Entry, FenceDriver, Version, is_fence
 from .errors import Refused, StateOther
 from .journal import Journal
 from .names import printable
@@ -64,7 +64,7 @@ class Work:
     @property
     def fences(self) -> list[FenceDriver]:
         """The service's fences, each in its place of this run."""
-        found = [driver for driver in self.drivers if isinstance(driver, FenceDriver) and driver.options.get("fence")]
+        found = [driver for driver in self.drivers if isinstance(driver, FenceDriver) and is_fence(driver)]
         for driver in found:
             driver.place = place_of(self.store, self.run, driver)
         return found

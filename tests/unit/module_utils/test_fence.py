@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.rollbackctl import registry
+from ansible.module_utils.rollbackctl.component import LIVE, TARGET, Entry, Version
 
 from tests.unit.module_utils.engine_parts import (
     FENCED,
@@ -342,3 +344,50 @@ def test_a_profile_without_its_fence_changes_nothing(service: Service, watchdogs
     assert "Set `fence: true` again" in answer["next_step"]
     assert (content(service, "db"), content(service, "app")) == ("v2\nrow 1\n", "bad\n")
     watchdogs_end(service, watchdogs)
+
+
+# -- what is restarted and is no fence --------------------------------------------------------------------------------
+
+
+class WorkerDriver(GateDriver):
+    """A program that reads the code and does not write to the data: it is restarted, once for each place."""
+
+    def state(self, entry: Entry, *, opened: bool) -> tuple[str, Version]:  # noqa: ARG002 - not about content
+        assert self.place.work is not None
+        return (TARGET if (self.place.work / "restarted").exists() else LIVE), self.live(exact=True)
+
+    def apply(self, target: Version) -> None:  # noqa: ARG002 - there is one state to be in
+        assert self.place.work is not None
+        (self.place.work / "restarted").touch()
+        self.path.write_text(content_of(self.path, "app"), encoding="utf-8")
+
+
+def content_of(path: Path, name: str) -> str:
+    return path.with_name(f"{name}.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def with_worker(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
+    monkeypatch.setitem(registry.DRIVERS, "worker", WorkerDriver)
+    (service.folder / "worker.txt").write_text("bad\n", encoding="utf-8")
+    service.components["worker"] = [{"name": "worker", "path": str(service.folder / "worker.txt"), "fence": False}]
+    service.lease_seconds = 60.0
+    return service
+
+
+def test_what_is_no_fence_is_restarted_all_the_same(with_worker: Service, watchdogs: Callable[[], None]) -> None:
+    fenced(with_worker)
+    with_worker.go("capture", "rollback", "verify", "resume")
+    assert content(with_worker, "worker") == "good\n"
+    assert with_worker.finish()["outcome"] == "done"
+    watchdogs()
+
+
+def test_what_is_no_fence_is_restarted_when_a_run_is_taken_back(
+    with_worker: Service, watchdogs: Callable[[], None]
+) -> None:
+    fenced(with_worker)
+    with_worker.go("capture", "rollback", "undo", "resume")
+    assert content(with_worker, "worker") == "bad\n"
+    assert with_worker.finish(failed=True, message="it failed")["outcome"] == "restored"
+    watchdogs()
