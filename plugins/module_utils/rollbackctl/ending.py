@@ -61,41 +61,79 @@ def decide(
 
     :param failed: whether a phase of the run failed; message: what it said.
     """
-    identity = run["id"]
+    if fence_is_closed(events) and not failed:
+        failed, message = True, "Opening the fence was skipped."
+    return _failed(store, run, plan, drivers, events, message) if failed else _ended(store, run, plan, drivers, events)
+
+
+def _ended(
+    store: Store, run: Mapping[str, Any], plan: Plan | None, drivers: Sequence[Driver], events: list[dict[str, Any]]
+) -> Ending:
+    """Return the outcome of a run no phase of which failed."""
     # A change that was begun and now reads as done was done, also by a process that could not write that down.
-    changing = ("begin", "applied", "recorded", "finalized", "released")
-    applied = any(event["event"] in changing for event in events)
-    if not failed:
-        if plan is not None and applied and run["kind"] in OPENING_KINDS:
-            picture = read_steadily(store, run, plan, drivers)
-            if picture.word != NEW:
-                return _left_again(str(identity), plan, picture)
-        word = outcome.DONE if applied or run["kind"] in LOOKS_LIKE_NO_CHANGE else outcome.ALREADY
-        if run["kind"] == "undo" and word == outcome.DONE:
-            return _unasked(run)
-        return Ending(word, outcome.MEANINGS[word])
-    touched = any(event["event"] in ("begin", "fence-closing") for event in events)
-    if plan is None or not touched:
+    applied = any(event["event"] in ("begin", "applied", "recorded", "released") for event in events)
+    if plan is not None and applied and run["kind"] in OPENING_KINDS:
+        picture = read_steadily(store, run, plan, drivers)
+        if picture.word != NEW:
+            return _left_again(str(run["id"]), plan, picture)
+    word = outcome.DONE if applied or run["kind"] in LOOKS_LIKE_NO_CHANGE else outcome.ALREADY
+    if run["kind"] == "undo" and word == outcome.DONE:
+        return _unasked(run)
+    return Ending(word, outcome.MEANINGS[word])
+
+
+def _failed(
+    store: Store,
+    run: Mapping[str, Any],
+    plan: Plan | None,
+    drivers: Sequence[Driver],
+    events: list[dict[str, Any]],
+    message: str,
+) -> Ending:
+    """Return the outcome of a run a phase of which failed."""
+    words = {event["event"] for event in events}
+    if "finalizing" in words:
+        return half_finalized(run, message)
+    if plan is None or not words & {"begin", "fence-closing"}:
         stopped = f" The service is still stopped, behind the fence of run {run.get('takes_over')}."
         return Ending(outcome.REFUSED, message + (stopped if run.get("takes_over") else ""), "")
     picture = read_service(store, run, plan, drivers)
     closed = fence_is_closed(events)
     state = f"The service is {picture.word} ({picture.text}). The fence is {'closed' if closed else 'open'}."
+    following = f"rollbackctl resume {run['id']}"
     if picture.word == OLD and not closed:
+        if left := _not_started(drivers, events):
+            text = f"{message} Everything was put back to the state before the run, but {left}."
+            return Ending(outcome.RESUMABLE, text, following)
         text = f"{message} It was put back to the state before the run. {state}"
         return Ending(outcome.RESTORED, text, _after_restored(run))
     if picture.strange:
         return Ending(outcome.UNKNOWN, f"{message} {state}", f"Find out who did, then: {way_out(plan)}", strange=True)
     if picture.word == STRANGE:
-        return Ending(
-            outcome.UNKNOWN,
-            f"{message} {state}",
-            f"Look at the component named above, then: rollbackctl resume {identity}",
-        )
-    following = f"rollbackctl resume {identity}"
+        return Ending(outcome.UNKNOWN, f"{message} {state}", f"Look at the component named above, then: {following}")
     if picture.word == NEW:
-        following += f"\nor, back to where it was:\nrollbackctl undo {identity}"
+        following += f"\nor, back to where it was:\nrollbackctl undo {run['id']}"
     return Ending(outcome.RESUMABLE, f"{message} {state}", following)
+
+
+def half_finalized(run: Mapping[str, Any], message: str) -> Ending:
+    """Return the outcome of a finalize that did not come to its end."""
+    said = f"{message} Some of what run {run['undoes']} kept may be removed already; the rest is still there."
+    return Ending(outcome.RESUMABLE, said, f"rollbackctl finalize {run['undoes']}")
+
+
+def _not_started(drivers: Sequence[Driver], events: list[dict[str, Any]]) -> str:
+    """Return what was to be restarted when the run was taken back, and how it reads instead; empty where all was."""
+    last = {event["component"]: event["event"] for event in events if event["event"] in ("restarting", "restarted")}
+    texts = []
+    for driver in drivers:
+        if last.get(driver.name) == "restarting":
+            try:
+                reading = driver.live(exact=False).text
+            except (RollbackError, OSError) as error:
+                reading = f"nothing ({error})"
+            texts.append(f"{driver.name} was to be restarted for that and reads as {reading}")
+    return "; ".join(texts)
 
 
 def _unasked(run: Mapping[str, Any]) -> Ending:
@@ -120,9 +158,9 @@ def _left_again(identity: str, plan: Plan, picture: Picture) -> Ending:
         "then (an application that migrates its database when it starts, a job, somebody) changed it."
     )
     following = f"Keep it from that (put its code back as well, or switch it off), then: rollbackctl resume {identity}"
-    if picture.word == STRANGE:
-        return Ending(outcome.UNKNOWN, said, following)
-    return Ending(outcome.RESUMABLE, said, following)
+    if picture.strange:  # a resume would refuse
+        return Ending(outcome.UNKNOWN, said, f"Keep it from that, then: {way_out(plan)}")
+    return Ending(outcome.UNKNOWN if picture.word == STRANGE else outcome.RESUMABLE, said, following)
 
 
 def _after_restored(run: Mapping[str, Any]) -> str:

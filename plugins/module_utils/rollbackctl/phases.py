@@ -349,7 +349,8 @@ def _require_still(kept: list[tuple[Driver, Version]]) -> None:
 def _finalize(work: Work) -> None:
     run = work.run
     finished = str(run["undoes"])
-    with changing_step(work.store, str(run["id"]), int(run["token"])):
+    with changing_step(work.store, str(run["id"]), int(run["token"])) as journal:
+        journal.append("finalizing")
         for driver in work.drivers:
             began = time.monotonic()
             driver.place = place_of(work.store, {**run, "id": finished}, driver)

@@ -40,7 +40,9 @@ def undo(work: Work) -> None:
         # A place of its own: what was restarted for the change is restarted once more for taking it back.
         again = work.store.kept_shelf(str(work.run["id"]), driver.name, "taken-back")
         driver.place = replace(driver.place, work=again)
+        journal.append("restarting", component=driver.name)
         driver.apply(entry.live)
+        journal.append("restarted", component=driver.name)
         work.note(driver.name, "changed", "restarted", began, driver.live(exact=True).text)
 
     work.each(take_back, first=prove)

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import outcome
 from .durable import now
-from .ending import CHANGING_KINDS, Ending, decide, locked_out
+from .ending import CHANGING_KINDS, Ending, decide, half_finalized, locked_out
 from .errors import LeaseHeld, Refused, RollbackError
 from .journal import is_stranded, passed_to
 from .kept import kept_plan
@@ -84,7 +84,7 @@ def open_run(
     :param asked: the run's parameters as given (rollback_run, rollback_checkpoint, ...).
     :param dry: check mode: nothing is written and no lease is taken.
     :param store: the one that run["state"] names, where a process has it open already.
-    :return: the run's facts for the phases: id, token, checkpoint, undoes, resume, finished, reversing.
+    :return: the run's facts for the phases: id, token, checkpoint, undoes, resume, finished, proven, reversing.
     :raises Refused: wrong place, lease held, unknown run or checkpoint.
     """
     store = store or open_store(dict(run["state"]))
@@ -93,7 +93,7 @@ def open_run(
         check_identity(service["identity"], store)
     kind, named = str(run["kind"]), str(asked.get("rollback_run") or "")
     facts: dict[str, Any] = {"id": run["id"], "token": 0, "checkpoint": "", "undoes": ""}
-    facts.update(resume=False, finished="", reversing=False, takes_over="", fence_of="")
+    facts.update(resume=False, finished="", proven=False, reversing=False, takes_over="", fence_of="")
     if not named and run.get("takes_back"):
         named = newest_to_take_back(store, str(run["takes_back"]))
     if named:
@@ -226,6 +226,7 @@ def _named_run(store: Store, kind: str, level: int, named: str) -> dict[str, Any
         "takes_over": plan.takes_over,
         "fence_of": plan.fence_of,
         "finished": ended[-1] if ended else "",
+        "proven": outcome.DONE in ended or outcome.ALREADY in ended,
         "reversing": any(event["event"] == "reverse" for event in events) and outcome.RESTORED not in ended,
     }
 
@@ -257,6 +258,8 @@ def plan_run(
     store = store or open_store(dict(run["state"]))
     if run["resume"]:
         document = store.read_plan(str(run["id"]))
+        if document and run.get("proven"):  # users have gone on with it since
+            document["on_failure"] = "hold"
         return {"plan": document, "problems": []}
     if run["kind"] == "finalize":
         removal, problems = kept_plan(store, run, str(asked.get("rollback_plan") or ""))
@@ -359,6 +362,8 @@ def finish_run(
                 ending = Ending(outcome.ALREADY, outcome.MEANINGS[outcome.ALREADY])
             if run["kind"] in ("checkpoint", "adopt") and ending.outcome == outcome.DONE:
                 ending = _write_checkpoint(store, run, asked, result)
+            if run["kind"] == "finalize" and ending.outcome == outcome.DONE:
+                ending = _remove_kept(store, run, ending)
             result.update(outcome=ending.outcome, message=ending.message, next=ending.next)
             _write_ledger(store, run, plan, ending, result)
             said = {"strange": True} if ending.strange else {}
@@ -390,6 +395,16 @@ def _write_checkpoint(store: Store, run: Mapping[str, Any], asked: Mapping[str, 
     return Ending(outcome.DONE, outcome.MEANINGS[outcome.DONE])
 
 
+def _remove_kept(store: Store, run: Mapping[str, Any], ending: Ending) -> Ending:
+    """Remove what the store holds of the run that is finalized; only then it is."""
+    try:
+        store.remove_kept(str(run["undoes"]))
+        store.open_journal(str(run["undoes"])).append("finalized", by=str(run["id"]))
+    except (RollbackError, OSError) as error:
+        return half_finalized(run, f"Not all could be removed: {error}.")
+    return ending
+
+
 def _write_ledger(
     store: Store,
     run: Mapping[str, Any],
@@ -407,9 +422,6 @@ def _write_ledger(
                 result["quarantined"] = quarantine_combination(store, plan, bad, str(run.get("reason", "")))
         elif run["kind"] == "undo" and ending.outcome == outcome.DONE:
             lift_quarantine(store, str(run["undoes"]))
-        elif run["kind"] == "finalize" and succeeded:
-            store.open_journal(str(run["undoes"])).append("finalized", by=str(run["id"]))
-            store.remove_kept(str(run["undoes"]))
     except (RollbackError, OSError) as error:
         result["notes"].append(f"The ledger could not be written: {error}")
     for entry in plan.entries if plan and succeeded else ():

@@ -21,7 +21,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -417,8 +417,12 @@ class DirectoryStore(Store):
         return make_directory(self.kept_directory(run, component) / label)
 
     def remove_kept(self, run: str) -> None:
-        """Remove what a run kept: nobody needs the way back any more."""
-        shutil.rmtree(self.run_directory(run) / "kept", ignore_errors=True)
+        """Remove what a run kept: nobody needs the way back any more.
+
+        :raises OSError: not all of it can be removed.
+        """
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.run_directory(run) / "kept")
 
     def write_watchdog(self, run: str, report: dict[str, Any]) -> None:
         """Keep what the watchdog found and did, beside the plan."""
@@ -449,12 +453,7 @@ class DirectoryStore(Store):
             try:
                 document = read_document(entry / "checkpoint.json")
             except RollbackError as error:
-                document = {
-                    "id": entry.name,
-                    "state": "damaged",
-                    "taken": "",
-                    "message": error.said,
-                }
+                document = {"id": entry.name, "state": "damaged", "taken": "", "message": error.said}
             if document is not None:
                 found.append(document)
         return sorted(found, key=in_order, reverse=True)

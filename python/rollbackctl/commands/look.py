@@ -267,7 +267,8 @@ def _state(record: Record) -> tuple[str, str, Text]:
     if records.is_running(record):
         return "running", "cyan", Text(f"runs now, process {record.get('pid')}", "dim")
     if word in {outcome.INTERRUPTED, outcome.RESUMABLE}:
-        return word, _style(word), Text(f"rollbackctl resume {run}", "bold")
+        following = text.steps(record.get("next")) or [f"rollbackctl resume {run}"]
+        return word, _style(word), Text("\n".join(following), "bold")
     return word, _style(word), Text("\n".join(text.steps(record.get("next"))))
 
 

@@ -63,6 +63,18 @@ def test_a_whole_run_closes_and_opens(service: Service, watchdogs: Callable[[], 
     assert report(service) is None
 
 
+def test_a_run_whose_fence_is_closed_is_not_done(service: Service, watchdogs: Callable[[], None]) -> None:
+    """As when somebody skips the task (ansible-playbook --step): everything reads as planned, and is stopped."""
+    service.lease_seconds = 60.0
+    fenced(service)
+    service.go("capture", "rollback", "verify")
+    ending = service.finish()
+    assert (ending["outcome"], ending["next"].splitlines()[0]) == ("resumable", f"rollbackctl resume {RUN}")
+    assert "Opening the fence was skipped." in ending["message"]
+    watchdogs()
+    assert gate(service) == OPEN
+
+
 def test_a_plan_that_needs_no_fence_closes_none(service: Service, watchdogs: Callable[[], None]) -> None:
     write(service, "db", "v1\n")
     fenced(service)

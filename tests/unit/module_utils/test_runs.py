@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.rollbackctl import registry
+from ansible.module_utils.rollbackctl.component import Version
 from ansible.module_utils.rollbackctl.durable import write_document
-from ansible.module_utils.rollbackctl.errors import LeaseHeld, Refused, RollbackError
+from ansible.module_utils.rollbackctl.errors import LeaseHeld, Refused, RollbackError, StepFailed
 from ansible.module_utils.rollbackctl.runs import check_identity, open_run, release_quarantine
 from ansible.module_utils.rollbackctl.status import describe
 from ansible.module_utils.rollbackctl.store import DirectoryStore
@@ -21,7 +23,9 @@ from tests.unit.module_utils.engine_parts import (
     OTHER_RUN,
     RUN,
     SINCE,
+    GateDriver,
     Service,
+    TextDriver,
     register,
     text_component,
     tree_digest,
@@ -83,8 +87,13 @@ def test_done(service: Service) -> None:
     assert service.events()[-1] == "finished"
 
 
-@pytest.mark.parametrize(("left", "outcome"), [("bad\n", "resumable"), ("v9\n", "unknown")])
-def test_what_changes_again_when_traffic_is_back_is_not_done(service: Service, left: str, outcome: str) -> None:
+@pytest.mark.parametrize(
+    ("left", "outcome", "following"),
+    [("bad\n", "resumable", f"resume {RUN}"), ("v9\n", "unknown", "run 3 shop --reason REASON")],
+)
+def test_what_changes_again_when_traffic_is_back_is_not_done(
+    service: Service, left: str, outcome: str, following: str
+) -> None:
     """As an application that migrates its database when it starts."""
     service.begin(rollback_to=TO)
     service.go("stage", "capture", "rollback", "verify", "resume")
@@ -94,7 +103,9 @@ def test_what_changes_again_when_traffic_is_back_is_not_done(service: Service, l
     assert f"app reads as version {left.strip()}, not as version good" in ending["message"]
     assert "now that traffic is back" in ending["message"]
     assert ending["next"].startswith("Keep it from that")
-    assert ending["next"].endswith(f"rollbackctl resume {RUN}")
+    assert ending["next"].endswith(f"rollbackctl {following}")
+    service.open(rollback_run=RUN)
+    assert bool(service.phase("preflight").get("failed")) is (outcome == "unknown")  # so no resume is named there
 
 
 def test_an_undo_says_that_nobody_asked_whether_the_service_is_healthy(service: Service) -> None:
@@ -150,6 +161,36 @@ def test_restored(service: Service) -> None:
     assert contents(service) == ["bad-env", "bad"]
     assert service.store.quarantine() == []
     assert service.store.lease() is None
+
+
+class CrashingDriver(GateDriver):
+    """A program that runs what its file says, and does not start again."""
+
+    def live(self, *, exact: bool) -> Version:  # noqa: ARG002 - it costs nothing here
+        state = self.path.read_text(encoding="utf-8")
+        return Version(identity={"state": state}, text=state)
+
+    def apply(self, target: Version) -> None:  # noqa: ARG002 - whichever it is
+        self.path.write_text("failed", encoding="utf-8")
+        raise StepFailed("web does not start.")
+
+
+def test_what_does_not_run_as_before_was_not_restored(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.DRIVERS, "crashing", CrashingDriver)
+    (service.folder / "web").write_text("running", encoding="utf-8")
+    service.components["crashing"] = [{"name": "web", "path": str(service.folder / "web")}]
+    service.components["text"][1]["fail"] = "good"
+    service.begin(rollback_to=TO)
+    failure = service.phase("rollback")
+    assert service.phase("undo")["failed"]
+    assert contents(service) == ["bad-env", "bad"]
+    ending = service.finish(failed=True, message=failure["msg"])
+    assert (ending["outcome"], ending["next"]) == ("resumable", f"rollbackctl resume {RUN}")
+    assert "web was to be restarted for that and reads as failed" in ending["message"]
+    assert service.open(rollback_run=RUN)["reversing"]
+    monkeypatch.setattr(CrashingDriver, "apply", lambda driver, _target: driver.path.write_text("running", "utf-8"))
+    service.go("undo")
+    assert service.finish(failed=True, message="it failed")["outcome"] == "restored"
 
 
 def test_resumable(service: Service) -> None:
@@ -248,7 +289,8 @@ def test_a_full_disk_is_a_refusal_that_holds_nothing(tmp_path: Path) -> None:
 def test_a_fresh_run(service: Service) -> None:
     facts = service.open(rollback_to=TO)
     assert facts == {
-        "id": RUN, "token": 1, "checkpoint": "", "undoes": "", "resume": False, "finished": "", "reversing": False,
+        "id": RUN, "token": 1, "checkpoint": "", "undoes": "", "resume": False, "finished": "",
+        "proven": False, "reversing": False,
         "takes_over": "", "fence_of": "",
     }  # fmt: skip
 
@@ -367,6 +409,22 @@ def test_a_run_that_is_done_is_already_done(service: Service) -> None:
     assert service.finish()["outcome"] == "already"
 
 
+@pytest.mark.parametrize("since", ["done", "resumable"])
+def test_a_run_that_was_proven_once_never_takes_itself_back(service: Service, since: str) -> None:
+    """It is verified again days later and a check fails: users have long gone on with what was proven then."""
+    rolled_back(service)
+    for _again in range(1 if since == "done" else 2):
+        service.open(rollback_run=RUN)
+        assert service.plan()["plan"]["on_failure"] == "hold"
+        assert service.finish(failed=True, message="a check failed")["outcome"] == "resumable"
+
+
+def test_a_run_that_stopped_still_takes_itself_back(service: Service) -> None:
+    failing(service, undo=False)
+    service.open(rollback_run=RUN)
+    assert service.plan()["plan"]["on_failure"] == "restore"
+
+
 def test_a_run_that_was_being_taken_back_goes_on_with_that(service: Service) -> None:
     service.components["text"][0]["fail"] = "bad-env"  # its way back fails
     service.components["text"][1]["fail"] = "good"
@@ -422,6 +480,49 @@ def test_what_was_finalized_cannot_be_undone_nor_finalized_again(service: Servic
     for kind in ("undo", "finalize"):
         with pytest.raises(Refused, match="finalized"):
             service.open(kind, THIRD, rollback_run=RUN)
+
+
+def test_a_finalize_that_fails_midway_does_not_say_that_nothing_was_changed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rolled_back(service)
+    (service.folder / f"env.txt.{RUN}.old").touch()
+    remove = TextDriver.finalize
+
+    def fails_at_the_second(driver: TextDriver) -> list[str]:
+        if driver.name == "app":
+            raise OSError(5, "Input/output error")
+        return remove(driver)
+
+    monkeypatch.setattr(TextDriver, "finalize", fails_at_the_second)
+    service.open("finalize", OTHER_RUN, rollback_run=RUN)
+    failure = service.phase("finalize")
+    assert failure["failed"]
+    ending = service.finish(failed=True, message=failure["msg"])
+    assert (ending["outcome"], ending["next"]) == ("resumable", f"rollbackctl finalize {RUN}")
+    assert f"Some of what run {RUN} kept may be removed already" in ending["message"]
+    monkeypatch.setattr(TextDriver, "finalize", remove)
+    service.open("finalize", THIRD, rollback_run=RUN)
+    service.go("finalize")
+    assert service.finish()["outcome"] == "done"
+
+
+def test_a_finalize_that_cannot_remove_all_is_not_done_and_can_be_repeated(service: Service) -> None:
+    rolled_back(service)
+    kept = service.store.run_directory(RUN) / "kept"
+    subprocess.run(["mount", "--bind", str(kept / "env"), str(kept / "env")], check=True)  # nobody can remove that
+    try:
+        service.open("finalize", OTHER_RUN, rollback_run=RUN)
+        service.go("finalize")
+        ending = service.finish()
+        assert (ending["outcome"], ending["next"]) == ("resumable", f"rollbackctl finalize {RUN}")
+        assert "busy" in ending["message"]
+    finally:
+        subprocess.run(["umount", str(kept / "env")], check=True)
+    service.open("finalize", THIRD, rollback_run=RUN)
+    service.go("finalize")
+    assert service.finish()["outcome"] == "done"
+    assert not kept.exists()
 
 
 def test_finalize_removes_what_the_store_kept(service: Service) -> None:

@@ -205,6 +205,14 @@ def test_status_prints_the_line_that_resumes_an_interrupted_run(app: typer.Typer
     assert "rollbackctl resume rb-20261121-093015-4f2a" in lines[0]
 
 
+def test_status_names_what_the_run_named_where_a_resume_is_not_the_way(app: typer.Typer, records: Path) -> None:
+    following = "rollbackctl finalize rb-20261121-080000-0001"
+    keep(records, samples.record() | {"kind": "finalize", "outcome": "resumable", "next": following})
+    output = call(app, "status").output
+    assert following in output
+    assert "rollbackctl resume" not in output
+
+
 def test_a_run_that_goes_on_is_not_called_interrupted(app: typer.Typer, records: Path, tmp_path: Path) -> None:
     stand_in = tmp_path / "ansible-playbook"
     stand_in.write_text("import time\ntime.sleep(60)\n", encoding="utf-8")
