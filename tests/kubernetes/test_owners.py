@@ -83,6 +83,9 @@ def test_an_operator_that_puts_its_value_back_is_noticed_and_named(
         ended = kept.run()
     assert ended.outcome == "restored", ended
     assert f"{PLACE} was written by {manager} at 20" in ended.message
+    # Also where the run took itself back, so that the next command is another one's.
+    assert "pause it" in ended.message
+    assert "left as it is" not in ended.message
     kept.wait()
     assert (level(kept), kept.get()["spec"]["replicas"]) == ("bad", 1)
 

@@ -117,9 +117,9 @@ class _Watch:
             return
         by = whose(item, compare(compared(put), compared(found)))
         raise StateOther(
-            f"{workload} was put back, and then somebody else changed its template again{f' ({by})' if by else ''}. It "
-            "was left as it is.",
-            "Find out who did (an operator: change it there, or pause it), then start a new run.",
+            f"{workload} was put back, and then somebody else changed its template again{f' ({by})' if by else ''}. An "
+            "operator does so each time: change it there, or pause it, before the next run.",
+            "Find out who did, then start a new run.",
         )
 
     def _stays_full(self, workload: Workload, item: Mapping[str, Any], text: str, *, now: bool) -> bool:
