@@ -232,24 +232,37 @@ def arm_watchdog(work: Work, plan: Plan) -> None:
     It is forked from this one (all its code is loaded), in a session of its own, so it survives the controller, the SSH
     connection and this module; its options, secrets included, are in its memory only. For a service in Kubernetes this
     host is the controller's; the parent-death signal of its worker is not inherited, prctl(2).
+
+    :raises StepFailed: it cannot be started (processes, memory).
     """
+    heard, says = os.pipe()
     with work.store.still():
         child = os.fork()
     if child:
+        os.close(says)
         os.waitpid(child, 0)
+        with os.fdopen(heard, "rb") as pipe:
+            if not pipe.read():
+                raise StepFailed(
+                    "The watchdog could not be started, and no fence is closed without one.",
+                    f"Look for what the host lacks (memory, processes), then: rollbackctl resume {work.run['id']}",
+                )
         return
     try:
         os.setsid()
         if os.fork():
             os._exit(0)
-        _become_daemon()
+        _become_daemon(says)
         _begin_anew(work)
+        os.write(says, b".")
+        os.close(says)
         _watch(work, plan)
     finally:
         os._exit(0)
 
 
-def _become_daemon() -> None:
+def _become_daemon(kept: int) -> None:
+    """Let go of all that is the module's, but for one descriptor."""
     for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -258,7 +271,8 @@ def _become_daemon() -> None:
     for descriptor in range(3):
         os.dup2(null, descriptor)
     # Also the kernel lock's descriptor: a lock belongs to the open file, which fork shares (flock(2)).
-    os.closerange(3, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 65536))
+    os.closerange(3, kept)
+    os.closerange(kept + 1, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 65536))
 
 
 def _begin_anew(work: Work) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.rollbackctl import fence
 from ansible.module_utils.rollbackctl.errors import LeaseHeld, Refused, RollbackError
 from ansible.module_utils.rollbackctl.failpoints import VARIABLE
 from ansible.module_utils.rollbackctl.store import DirectoryStore
@@ -55,6 +56,28 @@ def test_the_watchdog_opens_what_is_wholly_old(service: Service, watchdogs: Call
     assert (found["word"], found["opened"], found["message"]) == ("wholly old", True, "")
     last = service.store.journal(RUN).events()[-1]
     assert (last["event"], last["by"]) == ("fence-opened", "watchdog")
+
+
+@pytest.mark.parametrize("step", ["_become_daemon", "_begin_anew"])
+def test_no_fence_closes_without_its_watchdog(
+    service: Service, watchdogs: Callable[[], None], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    service.lease_seconds = 60.0
+    service.begin(rollback_to=TO)
+    service.go("stage")
+
+    def no_memory(*_arguments: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fence, step, no_memory)
+        answer = service.phase("fence")
+    assert answer["failed"]
+    assert "The watchdog could not be started" in answer["msg"]
+    assert gate(service) == OPEN
+    service.go("resume")
+    assert service.finish(failed=True, message=answer["msg"])["outcome"] == "restored"
+    watchdogs()
 
 
 def test_a_store_that_became_read_only_does_not_keep_the_service_closed(
