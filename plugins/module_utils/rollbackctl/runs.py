@@ -26,7 +26,7 @@ from .ledger import (
 from .names import is_run_id
 from .plan import Plan, Proposal, Request, combination, compose
 from .readback import blank_place, captured, losses
-from .status import describe
+from .status import describe, following
 from .step import LOCK_WAIT_SECONDS, beating
 from .store import Store, open_store
 from .taken_back import newest_to_take_back
@@ -124,7 +124,7 @@ def _take_lease(store: Store, run: Mapping[str, Any], facts: Mapping[str, Any], 
         # Who resumes a run waits for what its dead controller has left behind.
         wait = store.wait_for_own(identity) if named == identity else 0.0
         with store.locked(max(OPEN_WAIT_SECONDS, wait)):
-            if run["kind"] in ("rollback", "undo", "panic", "shutdown"):
+            if run["kind"] in (*CHANGING_KINDS, "checkpoint"):
                 _refuse_behind_closed_fence(store, {identity, str(facts["takes_over"])})
             seconds, process = float(run["lease_seconds"]), str(run.get("process") or "")
             _refuse_twice_in_one_run(store, process)
@@ -162,7 +162,8 @@ def _refuse_twice_in_one_run(store: Store, process: str) -> None:
 
 def _refuse_behind_closed_fence(store: Store, named: set[str]) -> None:
     """Refuse a new run while an earlier one stands behind its closed fence: its watchdog would leave the service to the
-    new run, whose plan knows nothing of a fence that somebody else closed. While a lease holds, that is what is said.
+    new run, whose plan knows nothing of a fence that somebody else closed; and nobody wants to go back to what a
+    checkpoint would find there. While a lease holds, that is what is said.
 
     :param named: runs of which it is known: the one that is resumed, and the one whose fence is taken over.
     :raises Refused: so it is; naming that run (to resume it or to take it back) goes on with it.
@@ -176,7 +177,7 @@ def _refuse_behind_closed_fence(store: Store, named: set[str]) -> None:
         raise store.held("Another run is under way on this service.")
     raise Refused(
         f"Run {run} stopped behind a closed fence, so the service is stopped. Nothing was changed.",
-        f"rollbackctl resume {run}",
+        following(run, store.journal(run).events(), store.read_plan(run) or {}),
     )
 
 

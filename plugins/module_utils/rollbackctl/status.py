@@ -17,9 +17,12 @@ from .ledger import DAMAGED
 from .plan import Plan, way_out
 from .store import DirectoryStore, Lease, Store, host_name, open_store
 
+SHOWN_RUNS = 20
+
 
 def describe(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the store knows, for `rollbackctl status`: lease, runs, checkpoints, quarantine.
+    """Return what the store knows, for `rollbackctl status`: lease, runs, checkpoints, quarantine. Of the runs the
+    newest, and the one that stands behind its closed fence however old it is.
 
     What is damaged is named under "damaged", each with what to type; the rest is told all the same.
     """
@@ -33,7 +36,11 @@ def describe(state: Mapping[str, Any]) -> dict[str, Any]:
     quarantine: list[dict[str, Any]] = []
     with _told(damaged):
         quarantine = store.quarantine()
-    runs = [_described(store, identity, damaged) for identity in store.runs()[-20:]]
+    newest = store.runs()[-SHOWN_RUNS:]
+    with contextlib.suppress(RollbackError):  # what is damaged is named below
+        stopped = store.behind_closed_fence(set())
+        newest = [*([stopped] if stopped and stopped not in newest else []), *newest]
+    runs = [_described(store, identity, damaged) for identity in newest]
     checkpoints = store.checkpoints()
     damaged += [str(document["message"]) for document in checkpoints if document["state"] == DAMAGED]
     return {
@@ -83,11 +90,11 @@ def _described(store: Store, identity: str, damaged: list[str]) -> dict[str, Any
         "outcome": ended[-1]["outcome"] if ended else known if whole else outcome.UNKNOWN,
         "message": ended[-1]["message"] if ended else "",
         "fence": "closed" if closed else "open",
-        "next": _following(identity, events, document) if document and whole and (closed or not ended) else "",
+        "next": following(identity, events, document) if document and whole and (closed or not ended) else "",
     }
 
 
-def _following(identity: str, events: list[dict[str, Any]], document: Mapping[str, Any]) -> str:
+def following(identity: str, events: list[dict[str, Any]], document: Mapping[str, Any]) -> str:
     """Return the one command that goes on from a run that has not ended, or stands behind its closed fence."""
     with contextlib.suppress(RollbackError):
         if is_stranded(events):

@@ -12,6 +12,7 @@ from ansible.module_utils.rollbackctl.status import describe
 
 from tests.unit.module_utils.engine_parts import (
     FENCED,
+    HALF,
     OPEN,
     OTHER_RUN,
     RUN,
@@ -199,6 +200,36 @@ def test_a_run_that_is_refused_leaves_the_fence_to_the_one_that_closed_it(
     assert ending["message"].endswith(f"The service is still stopped, behind the fence of run {RUN}.")
     assert following(service) == "rollbackctl run 3 shop --reason REASON"
     assert gate(service) == FENCED
+    watchdogs()
+
+
+@pytest.mark.parametrize("cause", ["half-way", "somebody else"])
+def test_no_checkpoint_is_taken_of_what_stands_behind_a_closed_fence(
+    service: Service, watchdogs: Callable[[], None], cause: str
+) -> None:
+    """It is stopped, and maybe half put back: nobody wants to go back to that. The command that goes on is named."""
+    if cause == "half-way":
+        fenced(service)
+        write(service, "db", HALF)
+        watchdogs()
+    else:
+        stranded(service)
+    with pytest.raises(Refused, match="behind a closed fence") as refused:
+        service.open("checkpoint", OTHER_RUN)
+    assert refused.value.next_step == following(service)
+    assert OTHER_RUN not in service.store.runs()
+    watchdogs()
+
+
+def test_the_status_shows_a_closed_fence_however_long_ago_it_was_closed(
+    service: Service, watchdogs: Callable[[], None]
+) -> None:
+    stranded(service)
+    for number in range(25):
+        identity = f"rb-20261122-0000{number:02d}-0000"
+        service.open("quarantine", identity)
+        service.finish()
+    assert following(service) == "rollbackctl run 3 shop --reason REASON"
     watchdogs()
 
 
