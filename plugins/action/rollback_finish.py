@@ -14,7 +14,7 @@ if _SHARED not in module_utils.__path__:
     module_utils.__path__.append(_SHARED)
 
 from ansible.module_utils.rollbackctl import outcome  # noqa: E402
-from ansible.module_utils.rollbackctl.action import NO_CHECK, RollbackAction  # noqa: E402
+from ansible.module_utils.rollbackctl.action import NO_CHECK, TROUBLE_FACT, RollbackAction  # noqa: E402
 
 CHECKED_FACT = "rollbackctl_checked"  # the checks that were asked in this run: rollback_checks leaves it
 CHECKED_KINDS = ("rollback", "checkpoint", "verify")
@@ -30,6 +30,7 @@ class ActionModule(RollbackAction):
         failed = failure is not None
         hold = bool((failure or {}).get("hold"))
         message = str((failure or {}).get("msg") or (OTHER_SERVICE if failed else ""))
+        message = " ".join([message, *(self.facts(TROUBLE_FACT) or [])])
         following = str((failure or {}).get("next_step") or "")
         if not failed and (unasked := self._unasked()):
             failed, message = True, f"Nobody asked these checks of the profile, so nothing is proven: {unasked}."

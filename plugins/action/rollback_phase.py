@@ -14,7 +14,7 @@ _SHARED = str(Path(__file__).resolve().parents[1] / "module_utils")
 if _SHARED not in module_utils.__path__:
     module_utils.__path__.append(_SHARED)
 
-from ansible.module_utils.rollbackctl.action import PROPOSALS_FACT, RollbackAction, stages  # noqa: E402
+from ansible.module_utils.rollbackctl.action import PROPOSALS_FACT, TROUBLE_FACT, RollbackAction, stages  # noqa: E402
 
 CHANGING = ("stage", "fence", "capture", "rollback")
 BEFORE_OPENING = (*CHANGING, "verify")
@@ -62,6 +62,8 @@ class ActionModule(RollbackAction):
             # Finish reads the service back and decides; failing here would keep it from running.
             result["failed"] = False
             result["rollbackctl_failure"] = result.get("msg", "")
+            trouble = [*(self.facts(TROUBLE_FACT) or []), str(result.get("msg", ""))]
+            result["ansible_facts"] = {TROUBLE_FACT: trouble}
         return result
 
     def _stop(self, run: dict[str, Any], phase: str) -> str:

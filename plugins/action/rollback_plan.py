@@ -67,7 +67,7 @@ class ActionModule(RollbackAction):
         if plan:
             said = budget_notes(self.variable("rollback_budgets") or {}, int(self.variable("run_level", 0)))
             unchecked = [NO_CHECK] if plan["kind"] == "rollback" and not self.variable("rollback_checks") else []
-            plan["notes"] = [*plan["notes"], *self._left_alone(plan), *unchecked, *said]
+            plan["notes"] = [*(run.get("notes") or []), *plan["notes"], *self._left_alone(plan), *unchecked, *said]
         result["ansible_facts"] = {RUN_FACT: {**run, **said_by(plan)}}
         return result
 

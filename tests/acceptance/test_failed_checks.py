@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,21 @@ def test_what_is_not_healthy_is_taken_back(level: int, tmp_path: Path) -> None:
             assert following[:2] == (["rollbackctl", "plan"] if level == 1 else ["rollbackctl", "report"])
             done = bench.rollbackctl(*following[1:], *(["-i", str(bench.hosts)] if level == 1 else []))
             assert done.code == 0, done.output
+    finally:
+        bench.sample.remove()
+
+
+def test_why_nothing_was_taken_back_is_said(tmp_path: Path) -> None:
+    """A customer orders while the checks are asked: going back would throw that away."""
+    bench = broken(tmp_path)
+    try:
+        url, order = f"{bench.sample.url}/orders", '{"customer": "meanwhile", "cents": 100}'
+        buys = [sys.executable, "-c", f"import urllib.request as u; u.urlopen({url!r}, {order.encode()!r}); exit(1)"]
+        checks = [*profile(bench.sample)["rollback_checks"], {"name": "buys", "kind": "command", "argv": buys}]
+        ran = roll_back(bench, 3, bench.profile("buys", rollback_checks=checks), "restore")
+        assert (ran.code, ran.record["outcome"]) == (2, "resumable"), ran.output
+        assert "nothing automatic throws such writes away. Nothing was taken back." in ran.record["message"]
+        assert Look.at(bench.sample).health == [200, GOOD]
     finally:
         bench.sample.remove()
 

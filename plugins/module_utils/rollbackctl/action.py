@@ -38,6 +38,7 @@ STOP_VARIABLE = "ROLLBACKCTL_STOP"
 CALLBACK_VARIABLE = "ROLLBACKCTL_CALLBACK"
 RUN_FACT = "rollbackctl_run"
 PROPOSALS_FACT = "rollbackctl_proposals"
+TROUBLE_FACT = "rollbackctl_trouble"  # what failed while a run was taken back
 NO_CHECK = (
     "No check of the service was named (rollback_checks): what is read back is each component, not whether the service "
     "works."

@@ -37,6 +37,7 @@ ENGINE_VARIABLES = (
     "ansible_facts",
     "rollbackctl_run",
     "rollbackctl_proposals",
+    "rollbackctl_trouble",
     "__run_failure",
 )
 

@@ -367,6 +367,7 @@ def finish_run(
                 ending = _remove_kept(store, run, ending)
             result.update(outcome=ending.outcome, message=ending.message, next=ending.next)
             _write_ledger(store, run, plan, ending, result)
+            result["message"] = _with_notes(ending, result["notes"])
             said = {"strange": True} if ending.strange else {}
             store.journal(identity).append("finished", outcome=ending.outcome, message=ending.message, **said)
             try:
@@ -382,6 +383,12 @@ def finish_run(
             raise
         result.update(vars(locked_out(run, message, error)))
     return result
+
+
+def _with_notes(ending: Ending, notes: Sequence[str]) -> str:
+    """Return what is said at the end: also what did not work then and does not change the outcome."""
+    said = [] if notes and ending.message == outcome.MEANINGS[ending.outcome] else [ending.message]
+    return " ".join([*said, *notes])
 
 
 def _write_checkpoint(store: Store, run: Mapping[str, Any], asked: Mapping[str, Any], result: dict[str, Any]) -> Ending:

@@ -456,6 +456,17 @@ def test_undo_takes_a_run_back_and_lifts_its_quarantine(service: Service) -> Non
     assert service.store.quarantine() == []
 
 
+def test_what_the_ledger_did_not_take_is_said_at_the_end(service: Service) -> None:
+    rolled_back(service)
+    service.begin("undo", OTHER_RUN, rollback_run=RUN)
+    service.go("stage", "capture", "rollback", "verify")
+    (service.store.path / "quarantine.json").write_text("no JSON", encoding="utf-8")
+    ending = service.finish()
+    assert ending["outcome"] == "done"
+    assert "The ledger could not be written: " in ending["message"]
+    assert "quarantine.json is damaged" in ending["message"]
+
+
 def test_an_undo_can_itself_be_resumed(service: Service) -> None:
     rolled_back(service)
     service.open("undo", OTHER_RUN, rollback_run=RUN)
