@@ -151,10 +151,13 @@ def _since_the_undone_run(work: Work, driver: Driver, live: Version, finding: Fi
     if finding.loss is None or entry is None:
         return finding
     events = work.store.journal(str(work.run["undoes"])).events()
-    applied = [event["at"] for event in events if event["event"] == "applied" and event["component"] == driver.name]
-    if not applied:
+    own = [event for event in events if event.get("component") == driver.name]
+    times = [event["at"] for event in own if event["event"] == "applied"]
+    if not times and any(event["event"] == "begin" for event in own):  # killed before it could write that down
+        times = [event["at"] for event in events if event.get("reached")][:1]
+    if not times:
         return finding
-    loss = replace(finding.loss, since=applied[-1])
+    loss = replace(finding.loss, since=times[-1])
     return replace(finding, loss=driver.lost_since(live, entry.target, loss))
 
 

@@ -106,7 +106,8 @@ def losses(store: Store, run: str, plan: Plan | None, drivers: Sequence[Driver])
     compared only here: its copies do not change any more, and behind the fence users wait."""
     events = store.journal(run).events()
     found = {event["component"]: event["loss"] for event in events if event["event"] == "counted"}
-    changed = {event["component"] for event in events if event["event"] == "applied"}
+    # Begun is enough: the run is done, and may have been killed before it wrote down that a change was.
+    changed = {event["component"] for event in events if event["event"] == "begin"}
     for driver in drivers:
         entry, kept = plan.entry(driver.name) if plan else None, captured(store, run, driver.name)
         counts = driver.layer == "data" and driver.name in changed and plan is not None and plan.kind != "undo"

@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ansible.module_utils.rollbackctl import registry
-from ansible.module_utils.rollbackctl.component import LIVE, TARGET, Entry, Version
+from ansible.module_utils.rollbackctl.component import LIVE, TARGET, Entry, Loss, Version
 
 from tests.unit.module_utils.engine_parts import (
     FENCED,
     HALF,
     OPEN,
+    OTHER_RUN,
     RUN,
+    SINCE,
+    DataDriver,
     GateDriver,
     Service,
     text_component,
@@ -73,6 +77,39 @@ def test_a_run_whose_fence_is_closed_is_not_done(service: Service, watchdogs: Ca
     assert "Opening the fence was skipped." in ending["message"]
     watchdogs()
     assert gate(service) == OPEN
+
+
+def test_what_was_lost_is_counted_also_when_the_run_was_killed_before_it_wrote_down_the_change(
+    service: Service, watchdogs: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.lease_seconds = 60.0
+    loss = Loss(since=SINCE, text="4 rows")
+    monkeypatch.setattr(DataDriver, "lost", lambda *_: loss)
+    fenced(service)
+    service.go("capture")
+    step = os.fork()
+    if step == 0:
+        real = DataDriver.apply
+
+        def killed(driver: DataDriver, target: Version) -> None:
+            real(driver, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        monkeypatch.setattr(DataDriver, "apply", killed)
+        service.phase("rollback")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(step, 0)[1]) == -signal.SIGKILL
+    assert content(service, "db") == "v1\n"
+    service.open(rollback_run=RUN)
+    service.go("preflight", "stage", "fence", "capture", "rollback", "verify", "resume")
+    ending = service.finish()
+    assert (ending["outcome"], ending["losses"]["db"]["text"]) == ("done", "4 rows")
+    opened = next(event["at"] for event in service.store.journal(RUN).events() if event["event"] == "fence-opening")
+    service.components["data"][0]["loss"] = SINCE
+    service.open("undo", OTHER_RUN, rollback_run=RUN)
+    assert service.plan(dry=True)["plan"]["data_loss_since"] == opened  # not since the backup: that is nobody's loss
+    service.finish(failed=True, message="Looked at only.")
+    watchdogs()
 
 
 def test_a_plan_that_needs_no_fence_closes_none(service: Service, watchdogs: Callable[[], None]) -> None:
