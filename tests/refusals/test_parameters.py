@@ -56,7 +56,18 @@ def test_an_empty_group_is_no_service(bench: Bench) -> None:
     hosts = bench.hosts.with_name("empty.yml")
     hosts.write_text(yaml.safe_dump(inventory), encoding="utf-8")
     ran = bench.play(LEVEL3, hosts=hosts, limit="", rollback_reason="x", rollback_services=["billing"])
-    refused(bench, ran, "no service was named, or none matched", "--limit SERVICE")
+    refused(bench, ran, "billing is a group without a host: no service was named", "--limit SERVICE")
+
+
+def test_the_services_of_a_group_may_be_named_by_it(bench: Bench) -> None:
+    inventory = yaml.safe_load(bench.hosts.read_text(encoding="utf-8"))
+    inventory["all"]["children"] = {"billing": {"hosts": {"shop": {}}}}
+    hosts = bench.hosts.with_name("group.yml")
+    hosts.write_text(yaml.safe_dump(inventory), encoding="utf-8")
+    ran = bench.play("preflight.yml", hosts=hosts, limit="", rollback_level=3, rollback_services=["billing"])
+    assert "not in the inventory" not in ran.output
+    assert list(ran.record["services"]) == ["shop"], ran.output
+    unchanged(bench)
 
 
 def test_a_limit_that_names_no_host(bench: Bench) -> None:

@@ -45,11 +45,17 @@ def play_problems(play: Any, extra: Mapping[str, Any]) -> list[str]:
     inventory = manager._inventory  # noqa: SLF001 - there is no public name
     asked = extra.get("rollback_services") or []
     asked = asked.split(",") if isinstance(asked, str) else asked
-    known = set(inventory.hosts)
+    groups = {name: group.get_hosts() for name, group in inventory.groups.items()}
+    known = {*inventory.hosts, *groups}
     problems = [
         f"{printable(str(name))} is not in the inventory{did_you_mean(str(name), known)}"
         for name in asked
         if name not in known
+    ]
+    problems += [
+        f"{printable(str(name))} is a group without a host: no service was named. Name one: --limit SERVICE"
+        for name in asked
+        if name not in inventory.hosts and groups.get(name) == []
     ]
     for host in inventory.get_hosts(play.hosts) if not problems else ():
         problems += _unreadable(manager, play, host)
