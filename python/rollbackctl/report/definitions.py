@@ -202,6 +202,11 @@ class Service:
     notes: tuple[str, ...]
     problems: tuple[str, ...]
 
+    @property
+    def noted(self) -> tuple[str, ...]:
+        """What the plan noted of each component, and of the service as a whole."""
+        return (*(f"{item.name}: {note}" for item in self.components for note in item.notes), *self.notes)
+
     def seen_from(self, view: str) -> tuple[Check, ...]:
         """Return the checks made from `inside` the service or from `outside`, the way users come."""
         return tuple(check for check in self.checks if check.view == view)

@@ -111,6 +111,9 @@ def _service(service: Service) -> Iterable[str]:
             for check in service.checks
         ]
         yield _table(("Check", "Seen from", "", "Took", "What was seen"), rows)
+    if service.noted:
+        yield "### Noted by the plan"
+        yield _list(map(escape, service.noted))
     if service.quarantined:
         yield f"In quarantine, so that it does not come back: {escape(service.quarantined)}."
 

@@ -101,6 +101,13 @@ def test_what_is_kept_says_who_why_and_when(name: str) -> None:
         assert fact in shown, fact
 
 
+@pytest.mark.parametrize("name", ["html", "markdown"])
+def test_what_the_plan_noted_is_kept(name: str) -> None:
+    """Some of it is for later: what the next `kubectl apply` will keep, for one."""
+    shown = re.sub(r"\s+", " ", RENDERERS[name](parse(samples.record())))
+    assert "shop-db: 2 readers are connected; they wait at most 50 ms." in shown
+
+
 @pytest.mark.parametrize("name", ["markdown", "terminal"])
 def test_a_phase_over_its_budget_is_marked_and_no_other(name: str) -> None:
     """Five minutes for verifying, and it took one second more; the whole run was in time."""
