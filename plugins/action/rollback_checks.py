@@ -169,9 +169,9 @@ class ActionModule(ActionBase):
             "run": {key: run[key] for key in ("id", "state") if key in run},
             "allow_unverified": True,  # decided here, for both views together
         }
-        answer = call_on_host(self, task_vars, "rollback_checks", asked) or self._execute_module(
-            module_name="rollback_checks", module_args=asked, task_vars=task_vars
-        )
+        answer = call_on_host(self, task_vars, "rollback_checks", asked)
+        if answer is None:
+            answer = self._execute_module(module_name="rollback_checks", module_args=asked, task_vars=task_vars)
         try:
             reported = answer["rollbackctl"]["checks"]
             return [CheckResult(**{key: one[key] for key in one if key != "phase"}) for one in reported]

@@ -30,7 +30,7 @@ class ActionModule(RollbackAction):
         failed = failure is not None
         hold = bool((failure or {}).get("hold"))
         message = str((failure or {}).get("msg") or (OTHER_SERVICE if failed else ""))
-        message = " ".join([message, *(self.facts(TROUBLE_FACT) or [])])
+        message = " ".join(filter(None, [message, *(self.facts(TROUBLE_FACT) or [])]))
         following = str((failure or {}).get("next_step") or "")
         if not failed and (unasked := self._unasked()):
             failed, message = True, f"Nobody asked these checks of the profile, so nothing is proven: {unasked}."

@@ -9,6 +9,7 @@ content; then a call is one Python process that reads JSON. Connection and becom
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
@@ -57,9 +58,10 @@ def call_on_host(
         ended = start("host_start.py", call)
         if ended["rc"] in {ABSENT, DAMAGED}:
             return None
-    answers = [line for line in str(ended["stdout"]).splitlines() if line.startswith(ANSWER)]
-    if answers:
-        return dict(json.loads(answers[-1].removeprefix(ANSWER)))
+    for line in reversed(str(ended["stdout"]).splitlines()):
+        if line.startswith(ANSWER):
+            with contextlib.suppress(ValueError):  # killed while it answered
+                return dict(json.loads(line.removeprefix(ANSWER)))
     last = str(ended["stderr"]).strip().splitlines()[-1:]
     why = "".join(last) or f"it ended with exit code {ended['rc']}"
     return {"failed": True, "msg": f"{name} broke on the host: {why[:500]}"}
